@@ -1,0 +1,89 @@
+"""The command `litellm-resilient`.
+
+Our own options are checked, and questions that need no LiteLLM are answered, before LiteLLM is
+imported, which takes seconds. The module must stay cheap to import: every worker that uvicorn
+spawns imports it again as its main module.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from litellm_resilience import options, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "litellm-resilient"
+ARGUMENTS = "litellm_resilience.arguments"
+
+
+class EntryCommand(click.Command):
+    """Parses our own options only, and passes all arguments on to LiteLLM's command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments as they were given, then check ours."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def _dispatch(*, version: bool, doctor: bool, as_json: bool, **_: Any) -> None:
+    context = click.get_current_context()
+    if version:
+        _print_versions()
+        return
+    if as_json and not doctor:
+        raise click.UsageError("--json goes with --doctor.")
+    _check_environment()
+    if doctor:
+        from litellm_resilience import doctor as doctor_module
+
+        context.exit(doctor_module.run(as_json=as_json))
+    _run_litellm(context.meta[ARGUMENTS], context)
+
+
+def _print_versions() -> None:
+    found = versions.report()
+    for name in ("litellm-resilience", "litellm", "uvicorn"):
+        click.echo(f"{name} {found[name] or 'not installed'}")
+
+
+def _check_environment() -> None:
+    from litellm_resilience.patches import registry
+
+    try:
+        registry.disabled_patches()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _run_litellm(arguments: Sequence[str], context: click.Context) -> None:
+    try:
+        from litellm_resilience.patches.command import extended_command
+    except ImportError as error:
+        raise click.ClickException(
+            f"LiteLLM's proxy cannot be imported: {error}. "
+            "Install it with: pip install 'litellm-resilience[proxy]'"
+        ) from error
+    extended_command().main(args=list(arguments), prog_name=context.info_name)
+
+
+cli = EntryCommand(
+    name=PROGRAM,
+    params=[
+        *options.serving_options(),
+        *options.inspection_options(),
+        options.version_option(),
+    ],
+    callback=_dispatch,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+
+
+def main() -> None:
+    """Run the command with the process's arguments."""
+    cli.main(args=sys.argv[1:], prog_name=PROGRAM)

@@ -1,0 +1,1 @@
+"""What patches LiteLLM: one module per fault, each listed in `registry.PATCHES`."""

@@ -1,0 +1,102 @@
+"""LiteLLM's own command with our options added.
+
+Nothing of LiteLLM's command is changed: this is a copy of it, with our parameters beside its own,
+that runs its callback while the servers it may start are intercepted.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from litellm_resilience import options
+from litellm_resilience.patches import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NATIVE_JITTER = "max_requests_before_restart_jitter"
+SERVER_FLAGS = ("run_gunicorn", "run_hypercorn", "run_granian")
+
+
+class ResilientCommand(click.Command):
+    """LiteLLM's command and our options.
+
+    Args:
+        native: LiteLLM's own `run_server` command.
+    """
+
+    def __init__(self, native: click.Command) -> None:
+        self._ours: Sequence[click.Option] = [
+            *options.serving_options(),
+            *options.inspection_options(),
+        ]
+        self._theirs = [_renamed_version(parameter) for parameter in native.params]
+        super().__init__(
+            name=native.name,
+            context_settings=native.context_settings,
+            callback=native.callback,
+            params=[*self._theirs, *self._ours],
+            help=native.help,
+            epilog=native.epilog,
+        )
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write LiteLLM's options, then ours in a section of their own."""
+        help_option = self.get_help_option(ctx)
+        theirs = [*self._theirs, *([help_option] if help_option else [])]
+        for title, parameters in (("Options", theirs), (options.SECTION, self._ours)):
+            records = [parameter.get_help_record(ctx) for parameter in parameters]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run LiteLLM's callback with the servers it may start intercepted."""
+        for option in self._ours:
+            if option.name not in (options.JITTER, None):
+                ctx.params.pop(option.name)
+        jitter = _effective_jitter(ctx)
+        chosen = next((flag for flag in SERVER_FLAGS if ctx.params.get(flag)), None)
+        with servers.intercepted(jitter, chosen):
+            return super().invoke(ctx)
+
+
+def _renamed_version(parameter: click.Parameter) -> click.Parameter:
+    if parameter.name != "version":
+        return parameter
+    renamed = copy.copy(parameter)
+    if isinstance(renamed, click.Option):
+        renamed.help = options.version_option().help
+    return renamed
+
+
+def _effective_jitter(ctx: click.Context) -> int | None:
+    """Return the jitter from our option or its alias in LiteLLM 1.90.0 and later.
+
+    LiteLLM is not told: it would ignore it on uvicorn below 0.41, where we do not have to.
+    """
+    ours: int | None = ctx.params.pop(options.JITTER)
+    native: int | None = ctx.params.get(NATIVE_JITTER)
+    if native is not None:
+        ctx.params[NATIVE_JITTER] = None
+        if native < 0:
+            raise click.UsageError(f"--{NATIVE_JITTER} must not be negative.", ctx)
+        if ours is not None and ours != native:
+            raise click.UsageError(
+                f"--{options.JITTER} {ours} and --{NATIVE_JITTER} {native} are the same option "
+                "with different values.",
+                ctx,
+            )
+    return native if ours is None else ours
+
+
+def extended_command() -> ResilientCommand:
+    """Return LiteLLM's command with our options.
+
+    Raises:
+        ImportError: if LiteLLM or what its proxy needs is not installed.
+    """
+    return ResilientCommand(importlib.import_module("litellm.proxy.proxy_cli").run_server)

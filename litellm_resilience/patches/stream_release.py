@@ -1,0 +1,107 @@
+"""A pooled connection always comes back.
+
+Up to LiteLLM 1.89.7 a streamed reply that ends abnormally (the client hangs up, a read timeout)
+keeps its slot in the connector for ever, and after `limit_per_host` of them the provider cannot be
+reached. A reply that is dropped before it is read does so on every version: aiohttp's protocol
+keeps the response alive, so it is never finalised.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.patches.base import IncompatibleError, Outcome, State, require
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from litellm_resilience.patches.base import Context
+
+
+def apply(context: Context) -> Outcome:
+    """Release the connection when a reply ends, is closed or is dropped."""
+    stream_class = context.transport.AiohttpResponseStream
+    require(stream_class, "__aiter__", "aclose")
+    iterate = stream_class.__aiter__
+    native = releases_when_abandoned(stream_class)
+    if not native:
+
+        @functools.wraps(iterate)
+        async def releasing_iterate(self: Any) -> AsyncIterator[bytes]:
+            try:
+                async for chunk in iterate(self):
+                    yield chunk
+            finally:
+                self._aiohttp_response.close()
+
+        context.changes.replace(stream_class, "__aiter__", releasing_iterate)
+    context.changes.replace(stream_class, "__del__", _release_when_dropped)
+    _unwrap_streams(context, stream_class)
+    if native:
+        return Outcome(State.APPLIED, "LiteLLM releases abandoned streams; unread ones added")
+    return Outcome(State.APPLIED, "streams release their connection however they end")
+
+
+def releases_when_abandoned(stream_class: Any) -> bool:
+    """Say whether LiteLLM's own iterator closes the response when it is abandoned half-way."""
+    response = _ProbeResponse()
+    iterator = stream_class(response).__aiter__()
+    require(iterator, "__anext__", "aclose")
+    _run_without_loop(iterator.__anext__())
+    _run_without_loop(iterator.aclose())
+    return response.closed
+
+
+def _run_without_loop(awaitable: Any) -> None:
+    try:
+        awaitable.__await__().send(None)
+    except StopIteration:
+        return
+    raise IncompatibleError("AiohttpResponseStream.__aiter__ waits for something unknown")
+
+
+class _ProbeResponse:
+    """As much of an aiohttp response as an abandoned stream touches."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.content = self
+
+    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+        while True:
+            yield b"." * min(size, 1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _release_when_dropped(self: Any) -> None:
+    response = getattr(self, "_aiohttp_response", None)
+    if response is None or response.closed:
+        return
+    loop = getattr(response, "_loop", None)
+    if loop is not None and not loop.is_closed():
+        loop.call_soon_threadsafe(response.close)
+
+
+def _unwrap_streams(context: Context, stream_class: Any) -> None:
+    """Hand httpx the stream itself, so that closing the httpx response reaches it.
+
+    Up to 1.81.13 LiteLLM passes it as `content=`, and httpx wraps it in an iterator that has no
+    way to close it.
+    """
+    transport_class = context.transport.LiteLLMAiohttpTransport
+    handle = transport_class.handle_async_request
+
+    @functools.wraps(handle)
+    async def handle_async_request(self: Any, request: Any) -> Any:
+        response = await handle(self, request)
+        stream = response.stream
+        if not isinstance(stream, stream_class):
+            inner = getattr(stream, "_stream", None)
+            if isinstance(inner, stream_class):
+                response.stream = inner
+        return response
+
+    context.changes.replace(transport_class, "handle_async_request", handle_async_request)

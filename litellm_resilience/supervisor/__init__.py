@@ -1,0 +1,1 @@
+"""What recycles workers: limits and their jitter, no LiteLLM in here."""

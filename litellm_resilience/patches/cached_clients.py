@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from litellm_resilience.patches.base import Context
+    from litellm_resilience.session.keeper import SessionKeeper
+
+    PrivateFactory = Callable[[Any], ClientSession]
 
 BORROWS = "_litellm_resilience_borrows"
 
@@ -35,32 +38,32 @@ def apply(context: Context) -> Outcome:
     keeper = context.keeper
     make_private = _private_session_factory(context)
 
-    async def rehome(transport: Any) -> None:
-        held = transport.client
-        if keeper.is_shared(held):
-            setattr(transport, BORROWS, True)
-        elif not getattr(transport, BORROWS, False):
-            return
-        shared = await keeper.ensure()
-        held = transport.client
-        if shared is held:
-            return
-        if shared is not None:
-            _hold(transport, shared, owned=False)
-            if isinstance(held, ClientSession) and not keeper.is_shared(held):
-                await keeper.retire(held)
-        elif keeper.is_shared(held) and not usable(held):
-            _hold(transport, make_private(transport), owned=True)
-
     @functools.wraps(handle)
     async def handle_async_request(self: Any, request: Any) -> Any:
         if self.client is not keeper.current():
-            await rehome(self)
+            await _rehome(self, keeper, make_private)
         return await handle(self, request)
 
     context.changes.replace(transport_class, "handle_async_request", handle_async_request)
     _protect_lookup(context, make_private)
     return Outcome(State.APPLIED, "transports look up the shared session before each request")
+
+
+async def _rehome(transport: Any, keeper: SessionKeeper, make_private: PrivateFactory) -> None:
+    """Move a transport that borrows the shared session to the current one, if there is one."""
+    if keeper.is_shared(transport.client):
+        setattr(transport, BORROWS, True)
+    elif not getattr(transport, BORROWS, False):
+        return
+    shared = await keeper.ensure()
+    held = transport.client
+    if shared is None:
+        if keeper.is_shared(held) and not usable(held):
+            _hold(transport, make_private(transport), owned=True)
+    elif shared is not held:
+        _hold(transport, shared, owned=False)
+        if isinstance(held, ClientSession) and not keeper.is_shared(held):
+            await keeper.retire(held)
 
 
 def usable(session: ClientSession) -> bool:
@@ -74,7 +77,7 @@ def _hold(transport: Any, session: ClientSession, *, owned: bool) -> None:
         transport._owns_session = owned
 
 
-def _private_session_factory(context: Context) -> Callable[[Any], ClientSession]:
+def _private_session_factory(context: Context) -> PrivateFactory:
     handler = context.http_handler.AsyncHTTPHandler
     name = first_name(handler, "create_aiohttp_transport", "_create_aiohttp_transport")
     build = getattr(handler, name)
@@ -93,7 +96,7 @@ def _private_session_factory(context: Context) -> Callable[[Any], ClientSession]
     return make_private
 
 
-def _protect_lookup(context: Context, make_private: Callable[[Any], ClientSession]) -> None:
+def _protect_lookup(context: Context, make_private: PrivateFactory) -> None:
     """Keep LiteLLM's own session check from closing a shared session of another loop.
 
     Up to 1.95.1 it closes whatever session it replaces, also one it does not own.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.patches import (
     cached_clients,
+    client_disconnect,
     lifecycle,
     ownership,
     shared_session,
@@ -36,6 +37,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("session-ownership", "AiohttpTransport.aclose", ownership.apply),
     Patch("cached-clients", "LiteLLMAiohttpTransport.handle_async_request", cached_clients.apply),
     Patch("stream-release", "AiohttpResponseStream", stream_release.apply),
+    Patch("client-disconnect", "StreamingResponse.__call__", client_disconnect.apply),
     Patch("session-lifecycle", "proxy_startup_event", lifecycle.apply),
     Patch(
         "shared-session",
@@ -194,7 +196,7 @@ def _apply(patch: Patch, context: Context, disabled: frozenset[str], done: Repor
         return patch.apply(context)
     except IncompatibleError as error:
         reason = str(error)
-    except Exception as error:  # noqa: BLE001 - whatever LiteLLM has become, it must still serve
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}"
     context.changes.undo(mark)
     return Outcome(State.INCOMPATIBLE, reason)

@@ -76,15 +76,16 @@ def uvicorn_arguments(arguments: dict[str, Any], jitter: int | None) -> dict[str
     os.environ[asgi.TARGET_VARIABLE] = changed["app"] + mark
     changed |= {"app": f"{asgi.__name__}:{asgi.create_app.__name__}", "factory": True}
     limit = changed.get("limit_max_requests")
-    if limit is not None:
-        _warn_of_missing_replacement(limit, changed.get("workers") or 1)
-    if jitter is not None and limit is None:
-        warn(NO_LIMIT)
-    elif jitter is not None and uvicorn_has_jitter():
-        changed[UVICORN_JITTER] = jitter
-    elif jitter is not None:
-        changed["limit_max_requests"] = JitteredLimit(limit, jitter)
-    return changed
+    if limit is None:
+        if jitter is not None:
+            warn(NO_LIMIT)
+        return changed
+    _warn_of_missing_replacement(limit, changed.get("workers") or 1)
+    if jitter is None:
+        return changed
+    if uvicorn_has_jitter():
+        return changed | {UVICORN_JITTER: jitter}
+    return changed | {"limit_max_requests": JitteredLimit(limit, jitter)}
 
 
 def uvicorn_has_jitter() -> bool:

@@ -120,6 +120,7 @@ class EagerAttach:
         self.__kwdefaults__ = attach.__kwdefaults__
 
     def __call__(self, data: dict[str, Any]) -> Awaitable[None]:
+        """Attach an open session at once; a dead one is recreated when the result is awaited."""
         try:
             session = self._keeper.current()
         except Exception:

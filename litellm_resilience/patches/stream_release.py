@@ -4,19 +4,36 @@ Up to LiteLLM 1.89.7 a streamed reply that ends abnormally (the client hangs up,
 keeps its slot in the connector for ever, and after `limit_per_host` of them the provider cannot be
 reached. A reply that is dropped before it is read does so on every version: aiohttp's protocol
 keeps the response alive, so it is never finalised.
+
+An abandoned iterator is no better than a dropped reply where LiteLLM's stream wrapper sits in a
+reference cycle: it waits for the garbage collector. So the streams read on behalf of a request
+are noted, and those that nobody is reading are closed when the reply to the client is over.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.patches.base import IncompatibleError, Outcome, State, require
+from litellm_resilience.patches.base import (
+    IncompatibleError,
+    Outcome,
+    State,
+    require,
+    require_async,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from litellm_resilience.patches.base import Context
+
+PARKED = "_litellm_resilience_parked"
+
+unfinished: ContextVar[set[Any] | None] = ContextVar("unfinished", default=None)
+"""Streams read on behalf of the request being served that have not come to their end."""
 
 
 def apply(context: Context) -> Outcome:
@@ -26,21 +43,66 @@ def apply(context: Context) -> Outcome:
     iterate = stream_class.__aiter__
     native = releases_when_abandoned(stream_class)
     if not native:
-
-        @functools.wraps(iterate)
-        async def releasing_iterate(self: Any) -> AsyncIterator[bytes]:
-            try:
-                async for chunk in iterate(self):
-                    yield chunk
-            finally:
-                self._aiohttp_response.close()
-
-        context.changes.replace(stream_class, "__aiter__", releasing_iterate)
+        context.changes.replace(stream_class, "__aiter__", _releasing(iterate))
+        _close_what_nobody_reads(context)
     context.changes.replace(stream_class, "__del__", _release_when_dropped)
     _unwrap_streams(context, stream_class)
     if native:
         return Outcome(State.APPLIED, "LiteLLM releases abandoned streams; unread ones added")
     return Outcome(State.APPLIED, "streams release their connection however they end")
+
+
+def _releasing(iterate: Any) -> Any:
+    @functools.wraps(iterate)
+    async def releasing_iterate(self: Any) -> AsyncIterator[bytes]:
+        noted = unfinished.get()
+        try:
+            async for chunk in iterate(self):
+                if noted is None:
+                    noted = unfinished.get()
+                if noted is not None:
+                    noted.add(self)
+                setattr(self, PARKED, True)
+                yield chunk
+                setattr(self, PARKED, False)
+        finally:
+            if noted is not None:
+                noted.discard(self)
+            self._aiohttp_response.close()
+
+    return releasing_iterate
+
+
+def _close_what_nobody_reads(context: Context) -> None:
+    """Close a request's abandoned streams as soon as its streaming response has ended.
+
+    A stream that a background task of the request is still reading is waiting for data, not
+    parked between two chunks, and is left alone.
+    """
+    application = importlib.import_module("starlette.applications").Starlette
+    streaming = importlib.import_module("starlette.responses").StreamingResponse
+    serve = require_async(application, "__call__", "self", "scope", "receive", "send")
+    respond = require_async(streaming, "__call__", "self", "scope", "receive", "send")
+
+    @functools.wraps(serve)
+    async def noting_serve(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        token = unfinished.set(set())
+        try:
+            await serve(self, scope, receive, send)
+        finally:
+            unfinished.reset(token)
+
+    @functools.wraps(respond)
+    async def releasing_respond(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await respond(self, scope, receive, send)
+        finally:
+            for stream in list(unfinished.get() or ()):
+                if getattr(stream, PARKED, False):
+                    stream._aiohttp_response.close()
+
+    context.changes.replace(application, "__call__", noting_serve)
+    context.changes.replace(streaming, "__call__", releasing_respond)
 
 
 def releases_when_abandoned(stream_class: Any) -> bool:

@@ -62,7 +62,8 @@ class Retirement:
     async def _drain(self, connector: BaseConnector) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limit
-        while in_use(connector) and loop.time() < deadline:
+        # aiohttp tells nobody when a connection comes back.
+        while in_use(connector) and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(self._poll)
         await connector.close()
         self._draining.pop(connector, None)

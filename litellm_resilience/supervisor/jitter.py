@@ -39,4 +39,5 @@ class JitteredLimit(int):
         return self
 
     def __reduce__(self) -> tuple[Callable[[int, int], int], tuple[int, int]]:
+        """Pickle as an instruction to draw again."""
         return draw, (self._base, self._jitter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -76,7 +77,7 @@ async def keeper(slot: FakeSlot, clock: FakeClock) -> SessionKeeper:
 
 
 @pytest.fixture(autouse=True)
-async def _close_everything(slot: FakeSlot, keeper: SessionKeeper) -> None:
+async def _close_everything(slot: FakeSlot, keeper: SessionKeeper) -> AsyncIterator[None]:
     yield
     await keeper.aclose()
     for session in slot.created:

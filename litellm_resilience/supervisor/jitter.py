@@ -33,6 +33,7 @@ class JitteredLimit(int):
     _jitter: int
 
     def __new__(cls, limit: int, jitter: int) -> Self:
+        """Draw this process's limit."""
         self = super().__new__(cls, draw(limit, jitter))
         self._base = limit
         self._jitter = jitter

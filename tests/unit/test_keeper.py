@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -13,6 +13,9 @@ import pytest
 
 from litellm_resilience.session.backoff import Backoff
 from litellm_resilience.session.keeper import SessionKeeper
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 if TYPE_CHECKING:
     from pytest_mock import MockerFixture

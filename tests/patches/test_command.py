@@ -1,0 +1,256 @@
+"""LiteLLM's command with our option, up to the call that would start the server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import uvicorn
+from click.testing import CliRunner, Result
+from pytest_mock import MockerFixture
+
+from litellm_resilience import asgi
+from litellm_resilience.cli import cli
+from litellm_resilience.patches import command, servers
+from litellm_resilience.supervisor.jitter import JitteredLimit
+
+LIMIT = ("--max_requests_before_restart", "300")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """LiteLLM's command writes into the environment."""
+    before = dict(os.environ)
+    monkeypatch.setenv("LITELLM_MASTER_KEY", "sk-f2c1b0d4e6a85b97c3d1e2f4a6b8c0d2")
+    for name in ("MAX_REQUESTS_JITTER", "MAX_REQUESTS_BEFORE_RESTART_JITTER", "NUM_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def warned(mocker: MockerFixture) -> list[str]:
+    """What we warn about."""
+    messages: list[str] = []
+    mocker.patch.object(servers, "warn", messages.append)
+    return messages
+
+
+@pytest.fixture
+def served(mocker: MockerFixture) -> Any:
+    """`uvicorn.run`, which in these tests returns at once."""
+    return mocker.patch("uvicorn.run")
+
+
+def run(*arguments: str, tmp_path: Path | None = None) -> Result:
+    return CliRunner().invoke(cli, ["--host", "127.0.0.1", "--port", "0", *arguments])
+
+
+def native_jitter() -> bool:
+    """Whether this LiteLLM has the option of its own."""
+    from litellm.proxy.proxy_cli import run_server
+
+    return any(parameter.name == command.NATIVE_JITTER for parameter in run_server.params)
+
+
+@pytest.mark.parametrize("spelling", ["--max_requests_jitter", "--max-requests-jitter"])
+def test_the_jitter_reaches_uvicorn_run(served: Any, warned: list[str], spelling: str) -> None:
+    result = run(*LIMIT, "--num_workers", "2", spelling, "100")
+    assert result.exit_code == 0, result.output
+    assert served.call_count == 1
+    arguments = served.call_args.kwargs
+    assert arguments["workers"] == 2
+    assert arguments["port"] == 0
+    if servers.uvicorn_has_jitter():
+        assert arguments["limit_max_requests"] == 300
+        assert arguments["limit_max_requests_jitter"] == 100
+    else:
+        assert "limit_max_requests_jitter" not in arguments
+        assert isinstance(arguments["limit_max_requests"], JitteredLimit)
+        assert 300 <= arguments["limit_max_requests"] <= 400
+    uvicorn.Config(**{name: value for name, value in arguments.items() if name != "workers"})
+
+
+def test_the_environment_variable_means_the_same(
+    served: Any, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_REQUESTS_JITTER", "0")
+    assert run(*LIMIT).exit_code == 0
+    arguments = served.call_args.kwargs
+    if servers.uvicorn_has_jitter():
+        assert arguments["limit_max_requests_jitter"] == 0
+    assert arguments["limit_max_requests"] == 300
+
+
+def test_without_the_option_uvicorn_gets_no_jitter(served: Any, warned: list[str]) -> None:
+    assert run(*LIMIT).exit_code == 0
+    assert "limit_max_requests_jitter" not in served.call_args.kwargs
+    assert type(served.call_args.kwargs["limit_max_requests"]) is int
+
+
+def test_workers_import_the_patched_application(served: Any, mocker: MockerFixture) -> None:
+    targets: list[str | None] = []
+    served.side_effect = lambda **_: targets.append(os.environ.get(asgi.TARGET_VARIABLE))
+    assert run("--num_workers", "2").exit_code == 0
+    arguments = served.call_args.kwargs
+    assert arguments["app"] == "litellm_resilience.asgi:create_app"
+    assert arguments["factory"] is True
+    assert targets[0] in {"litellm.proxy.proxy_server:app", "litellm_cli.main:proxy_worker_app()"}
+    assert asgi.TARGET_VARIABLE not in os.environ
+
+
+def test_other_uvicorn_calls_pass_through(mocker: MockerFixture) -> None:
+    """LiteLLM's metrics server is served by `uvicorn.run` too, with an object."""
+    original = mocker.patch("uvicorn.run")
+    application = mocker.sentinel.metrics
+    with servers.intercepted(100, None):
+        uvicorn.run(application, port=1)
+        uvicorn.run(app=application, limit_max_requests=5)
+    assert [call.kwargs for call in original.call_args_list] == [
+        {"port": 1},
+        {"app": application, "limit_max_requests": 5},
+    ]
+    assert uvicorn.run is original
+
+
+def test_jitter_without_a_limit_is_one_warning(served: Any, warned: list[str]) -> None:
+    assert run("--max_requests_jitter", "100").exit_code == 0
+    assert warned == [servers.NO_LIMIT]
+    assert "limit_max_requests_jitter" not in served.call_args.kwargs
+
+
+def test_one_worker_with_a_limit_is_warned_about(served: Any, warned: list[str]) -> None:
+    result = run(*LIMIT, "--num_workers", "1")
+    assert "one worker" in " ".join(warned) or "does not recycle" in result.output
+
+
+def test_a_uvicorn_that_replaces_nobody_is_warned_about(served: Any, warned: list[str]) -> None:
+    run(*LIMIT, "--num_workers", "2")
+    assert any("never replaces" in text for text in warned) is not (
+        servers.uvicorn_replaces_workers()
+    )
+
+
+def test_the_native_option_is_an_alias(served: Any, warned: list[str]) -> None:
+    if not native_jitter():
+        assert run(*LIMIT, "--max_requests_before_restart_jitter", "50").exit_code == 2
+        return
+    assert run(*LIMIT, "--max_requests_before_restart_jitter", "50").exit_code == 0
+    arguments = served.call_args.kwargs
+    if servers.uvicorn_has_jitter():
+        assert arguments["limit_max_requests_jitter"] == 50
+    else:
+        assert 300 <= arguments["limit_max_requests"] <= 350
+
+
+def test_both_spellings_of_the_native_option_must_agree(served: Any, warned: list[str]) -> None:
+    if not native_jitter():
+        pytest.skip("this LiteLLM has no jitter option")
+    both = ("--max_requests_before_restart_jitter", "50", "--max_requests_jitter")
+    assert run(*LIMIT, *both, "50").exit_code == 0
+    result = run(*LIMIT, *both, "60")
+    assert result.exit_code == 2
+    assert "different values" in result.output
+
+
+def test_a_negative_native_jitter_is_a_usage_error(served: Any) -> None:
+    if not native_jitter():
+        pytest.skip("this LiteLLM has no jitter option")
+    assert run(*LIMIT, "--max_requests_before_restart_jitter", "-1").exit_code == 2
+    assert not served.called
+
+
+def test_every_option_of_litellm_is_accepted_unchanged() -> None:
+    from litellm.proxy.proxy_cli import run_server
+
+    ours = {option for p in command.extended_command().params for option in p.opts}
+    theirs = {option for p in run_server.params for option in p.opts}
+    assert theirs <= ours
+
+
+def test_help_shows_our_options_in_a_section_of_their_own() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).output
+    litellm_part, section, our_part = text.partition("Resilience options:")
+    assert section
+    assert "--max_requests_jitter, --max-requests-jitter" in our_part
+    assert "MAX_REQUESTS_JITTER" in our_part
+    assert "--max_requests_before_restart" in litellm_part
+    assert "--max_requests_jitter" not in litellm_part
+
+
+def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str]) -> None:
+    """gunicorn draws it in its master; nothing else may draw it again."""
+    base = pytest.importorskip("gunicorn.app.base")
+    install = mocker.patch.object(servers, "install")
+    seen: list[Any] = []
+    mocker.patch.object(base.BaseApplication, "run", lambda self: seen.append(self.cfg))
+    result = run("--run_gunicorn", *LIMIT, "--max_requests_jitter", "100", "--num_workers", "2")
+    assert result.exit_code == 0, result.output
+    assert [(cfg.max_requests, cfg.max_requests_jitter) for cfg in seen] == [(300, 100)]
+    assert install.called
+
+
+def test_gunicorn_without_a_limit_is_one_warning(mocker: MockerFixture, warned: list[str]) -> None:
+    base = pytest.importorskip("gunicorn.app.base")
+    mocker.patch.object(servers, "install")
+    mocker.patch.object(base.BaseApplication, "run", lambda self: None)
+    run("--run_gunicorn", "--max_requests_jitter", "100", "--num_workers", "2")
+    assert warned == [servers.NO_LIMIT]
+
+
+def test_granian_serves_patched_and_warns(mocker: MockerFixture, warned: list[str]) -> None:
+    granian = pytest.importorskip("granian")
+    server = mocker.patch.object(granian, "Granian")
+    result = run("--run_granian", *LIMIT, "--max_requests_jitter", "100")
+    assert result.exit_code == 0, result.output
+    assert server.call_args.kwargs["target"] == "litellm_resilience.asgi:app"
+    assert len([text for text in warned if "granian" in text]) == 1
+
+
+def test_doctor_prints_the_table_and_json() -> None:
+    table = CliRunner().invoke(cli, ["--doctor"])
+    assert table.exit_code == 0, table.output
+    for word in ("litellm", "uvicorn", "python", "shared-session", "uvicorn-jitter"):
+        assert word in table.output
+    document = json.loads(CliRunner().invoke(cli, ["--doctor", "--json"]).stdout)
+    assert document["healthy"] is True
+    assert document["patches"]["uvicorn-jitter"]["state"] in {"native", "applied"}
+    assert document["versions"]["aiohttp"]
+
+
+def test_doctor_fails_when_something_that_should_apply_cannot(mocker: MockerFixture) -> None:
+    import litellm_resilience
+    from litellm_resilience import doctor
+    from litellm_resilience.patches.base import Outcome, State
+
+    litellm_resilience.uninstall()
+    broken = {"stream-release": Outcome(State.INCOMPATIBLE, "no __aiter__")}
+    mocker.patch.object(doctor, "install", return_value=broken)
+    result = CliRunner().invoke(cli, ["--doctor"])
+    assert result.exit_code == 1
+    assert "no __aiter__" in result.output
+
+
+@pytest.fixture(autouse=True)
+def _taken_back() -> Iterator[None]:
+    yield
+    import litellm_resilience
+
+    litellm_resilience.uninstall()
+
+
+def test_the_command_is_a_copy(served: Any, warned: list[str]) -> None:
+    """LiteLLM's own command is untouched."""
+    from litellm.proxy.proxy_cli import run_server
+
+    run(*LIMIT, "--max_requests_jitter", "1")
+    assert not any(parameter.name == "max_requests_jitter" for parameter in run_server.params)
+    version = next(p for p in run_server.params if p.name == "version")
+    assert isinstance(version, click.Option)
+    assert version.help == "Print LiteLLM version"

@@ -1,0 +1,79 @@
+"""What the command answers without importing LiteLLM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from litellm_resilience import __version__
+
+FORBID_LITELLM = """
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name == "litellm" or name.startswith("litellm."):
+            raise AssertionError("LiteLLM was imported")
+sys.meta_path.insert(0, Forbid())
+from litellm_resilience.cli import main
+main()
+"""
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process in which importing LiteLLM is an error."""
+    return subprocess.run(
+        [sys.executable, "-c", FORBID_LITELLM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_version_names_all_three() -> None:
+    result = run("--version")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"litellm-resilience {__version__}"
+    assert [line.split()[0] for line in lines[1:]] == ["litellm", "uvicorn"]
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "many", ""])
+@pytest.mark.parametrize("spelling", ["--max_requests_jitter", "--max-requests-jitter"])
+def test_a_bad_jitter_is_a_usage_error(spelling: str, value: str) -> None:
+    result = run("--config", "config.yaml", spelling, value, "--port", "4000")
+    assert result.returncode == 2
+    assert "max_requests_jitter" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bad_jitter_in_the_environment_is_a_usage_error() -> None:
+    result = run("--config", "config.yaml", MAX_REQUESTS_JITTER="-5")
+    assert result.returncode == 2
+    assert "max_requests_jitter" in result.stderr
+
+
+def test_an_unknown_patch_to_disable_is_a_usage_error() -> None:
+    result = run("--config", "config.yaml", LITELLM_RESILIENCE_DISABLE="stream-release,typo")
+    assert result.returncode == 2
+    assert "typo" in result.stderr
+    assert "session-ownership" in result.stderr
+
+
+def test_json_goes_with_doctor() -> None:
+    assert run("--json").returncode == 2
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "litellm_resilience", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert __version__ in result.stdout

@@ -11,12 +11,19 @@ import shlex
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from litellm_resilience.demo.console import Console, Progress
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, RequestError, run_load
 from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import ProxyError, ProxyProcess, WorkerWatcher, default_config
+from litellm_resilience.demo.proxy import (
+    RESILIENT,
+    ProxyError,
+    ProxyProcess,
+    WorkerWatcher,
+    chat,
+    default_config,
+)
 from litellm_resilience.demo.sabotage import CLOSE_SHARED_SESSION
 from litellm_resilience.demo.summary import Recycling, Summary
 
@@ -68,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the summary as JSON; progress goes to stderr")
     add(
         "--proxy_command",
-        default=shlex.join([sys.executable, "-m", "litellm_resilience"]),
+        default=shlex.join(RESILIENT),
         help="the proxy to start; with plain `litellm` set --max_requests_jitter to 0, which "
         "leaves that option out",
     )
@@ -161,7 +168,7 @@ class _Demo:
                     seconds=self._args.seconds,
                     think_time=THINK_TIME,
                     timeout=REQUEST_TIMEOUT,
-                    body=lambda number: _body(MODELS[number % len(MODELS)]),
+                    body=lambda number: chat(MODELS[number % len(MODELS)]),
                     headers=self._proxy.headers,
                     on_result=lambda record: self._count(ok=record.ok),
                     stop=self._stop,
@@ -204,7 +211,7 @@ class _Demo:
             async with client:
                 try:
                     reply = await client.request(
-                        "POST", "/v1/chat/completions", _body(MODELS[0], CLOSE_SHARED_SESSION)
+                        "POST", "/v1/chat/completions", chat(MODELS[0], user=CLOSE_SHARED_SESSION)
                     )
                     outcome = f"answered with {reply.status}"
                 except RequestError as error:
@@ -234,11 +241,6 @@ class _Demo:
 def _recreations(log: str) -> int:
     begun = len(re.findall(r"SESSION REUSE: .*recreating\.\.\.", log))
     return begun - len(re.findall(r"SESSION REUSE: Failed to recreate", log))
-
-
-def _body(model: str, user: str | None = None) -> dict[str, Any]:
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    return body if user is None else {**body, "user": user}
 
 
 def _recyclings(watcher: WorkerWatcher, started: float) -> list[Recycling]:

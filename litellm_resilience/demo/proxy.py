@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
+
+RESILIENT = (sys.executable, "-m", "litellm_resilience")
+"""The command of this package."""
+
+PLAIN = (sys.executable, "-c", "from litellm.proxy.proxy_cli import run_server; run_server()")
+"""LiteLLM's own command, in the same environment."""
 
 POLL_INTERVAL = 0.1
 """Seconds between two looks at a condition that is waited for."""
@@ -76,6 +83,16 @@ def default_config(
             for provider in providers
         ]
     }
+
+
+def chat(model: str, **extra: Any) -> dict[str, Any]:
+    """Return the body of a small chat request.
+
+    Args:
+        model: a model name of the config.
+        extra: further fields, such as ``stream``.
+    """
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **extra}
 
 
 def free_port() -> int:

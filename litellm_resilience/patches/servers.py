@@ -81,11 +81,14 @@ def uvicorn_arguments(arguments: dict[str, Any], jitter: int | None) -> dict[str
             warn(NO_LIMIT)
         return changed
     _warn_of_missing_replacement(limit, changed.get("workers") or 1)
-    if jitter is None:
-        return changed
+    return changed if jitter is None else changed | recycling_arguments(limit, jitter)
+
+
+def recycling_arguments(limit: int, jitter: int) -> dict[str, Any]:
+    """Return the arguments of `uvicorn.run` that give each worker a limit of its own."""
     if uvicorn_has_jitter():
-        return changed | {UVICORN_JITTER: jitter}
-    return changed | {"limit_max_requests": JitteredLimit(limit, jitter)}
+        return {"limit_max_requests": limit, UVICORN_JITTER: jitter}
+    return {"limit_max_requests": JitteredLimit(limit, jitter)}
 
 
 def uvicorn_has_jitter() -> bool:

@@ -185,7 +185,7 @@ def test_help_shows_our_options_in_a_section_of_their_own() -> None:
 
 
 def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str]) -> None:
-    """gunicorn draws it in its master; nothing else may draw it again."""
+    """It is drawn in gunicorn's master; nothing else may draw it again."""
     base = pytest.importorskip("gunicorn.app.base")
     install = mocker.patch.object(servers, "install")
     seen: list[Any] = []
@@ -199,7 +199,7 @@ def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str])
 def test_gunicorn_without_a_limit_is_one_warning(mocker: MockerFixture, warned: list[str]) -> None:
     base = pytest.importorskip("gunicorn.app.base")
     mocker.patch.object(servers, "install")
-    mocker.patch.object(base.BaseApplication, "run", lambda self: None)
+    mocker.patch.object(base.BaseApplication, "run", return_value=None)
     run("--run_gunicorn", "--max_requests_jitter", "100", "--num_workers", "2")
     assert warned == [servers.NO_LIMIT]
 

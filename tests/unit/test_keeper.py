@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from typing import TYPE_CHECKING
-from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest

@@ -1,0 +1,63 @@
+"""Real proxies, a real TCP upstream, a keep-alive client that does not retry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from litellm_resilience.demo.provider import ProviderThread
+from litellm_resilience.demo.proxy import PLAIN, RESILIENT, ProxyProcess, default_config
+
+READY_SECONDS = 120.0
+
+StartProxy = Callable[..., ProxyProcess]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "process" in item.path.parts:
+            item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderThread]:
+    with ProviderThread() as running:
+        yield running
+
+
+@pytest.fixture
+def start_proxy(provider: ProviderThread) -> Iterator[StartProxy]:
+    """Start proxies that log each session event, and stop them in the end."""
+    with ExitStack() as running:
+
+        def start(
+            *options: str,
+            argv: tuple[str, ...] = RESILIENT,
+            workers: int = 1,
+            environment: dict[str, str] | None = None,
+        ) -> ProxyProcess:
+            proxy = ProxyProcess(
+                argv,
+                default_config(provider.base_url),
+                (*options, "--num_workers", str(workers))
+                if argv in {RESILIENT, PLAIN}
+                else options,
+                env={"LITELLM_LOG": "INFO", **(environment or {})},
+                sabotage=True,
+            )
+            running.enter_context(proxy)
+            proxy.wait_workers(workers, READY_SECONDS)
+            return proxy
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def has_shared_session() -> bool:
+    """Whether the installed LiteLLM has a shared session (1.78.0 and later)."""
+    from importlib.metadata import version
+
+    major, minor = version("litellm").split(".")[:2]
+    return (int(major), int(minor)) >= (1, 78)

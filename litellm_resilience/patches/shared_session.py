@@ -58,7 +58,8 @@ def apply_await(context: Context) -> Outcome:
     @functools.wraps(route)
     async def route_request(*args: Any, **kwargs: Any) -> Any:
         try:
-            await keeper.ensure()
+            if keeper.current() is None:
+                await keeper.ensure()
         except Exception:
             log_unexpected(log)
         return await route(*args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from aiohttp import BaseConnector, ClientSession
@@ -27,6 +27,26 @@ async def close_now(session: ClientSession) -> None:
     await type(session).close(session)
 
 
+class RetiredConnector:
+    """Stands in a closed session for a connector that still serves the requests in flight.
+
+    aiohttp reads a session as closed when its connector is, and looks at the connector again while
+    a request connects: detaching it (`ClientSession.detach`) would fail that request.
+
+    Args:
+        connector: what every other attribute is taken from.
+    """
+
+    closed = True
+
+    def __init__(self, connector: BaseConnector) -> None:
+        self._connector = connector
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the connector's attribute."""
+        return getattr(self._connector, name)
+
+
 class Retirement:
     """Sessions that take no new request and close when their last one is over.
 
@@ -43,8 +63,7 @@ class Retirement:
     async def retire(self, session: ClientSession) -> None:
         """Mark a session closed at once; close its connections when the last one is returned.
 
-        Requests in flight keep their connections: the connector is detached from the session
-        (`ClientSession.detach`), which makes the session read as closed without touching them.
+        Requests in flight keep their connections, also those that are still connecting.
         """
         connector = session.connector
         if (
@@ -55,7 +74,7 @@ class Retirement:
         ):
             await close_now(session)
             return
-        session.detach()
+        session._connector = cast("BaseConnector", RetiredConnector(connector))
         task = asyncio.get_running_loop().create_task(self._drain(connector))
         self._draining[connector] = task
 

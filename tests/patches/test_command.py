@@ -254,3 +254,14 @@ def test_the_command_is_a_copy(served: Any, warned: list[str]) -> None:
     version = next(p for p in run_server.params if p.name == "version")
     assert isinstance(version, click.Option)
     assert version.help == "Print LiteLLM version"
+
+
+def test_hypercorn_serves_patched_and_warns(mocker: MockerFixture, warned: list[str]) -> None:
+    hypercorn = pytest.importorskip("hypercorn.asyncio")
+    install = mocker.patch.object(servers, "install")
+    serve = mocker.patch.object(hypercorn, "serve", new=mocker.AsyncMock())
+    result = run("--run_hypercorn", "--max_requests_jitter", "100")
+    assert result.exit_code == 0, result.output
+    assert serve.called
+    assert install.called
+    assert len([text for text in warned if "hypercorn" in text]) == 1

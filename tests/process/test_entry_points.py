@@ -103,3 +103,9 @@ def test_plain_litellm_stays_dead(start_proxy: StartProxy) -> None:
 
     old = tuple(int(part) for part in version("litellm").split(".")[:3]) < (1, 82, 5)
     assert recreated == (0 if old else 1)
+
+
+def test_the_application_under_granian(start_proxy: StartProxy) -> None:
+    """LiteLLM's own `--run_granian`, whose workers are spawned too."""
+    pytest.importorskip("granian")
+    heals(start_proxy("--run_granian"))

@@ -75,6 +75,30 @@ async def test_requests_in_flight_survive_the_close(upstream: Upstream) -> None:
     await until(lambda: connector.closed)
 
 
+async def test_a_request_that_is_still_connecting_survives_the_close(upstream: Upstream) -> None:
+    connecting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(*_: object) -> None:
+        connecting.set()
+        await go_on.wait()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(pause)
+    session = aiohttp.ClientSession(trace_configs=[trace])
+    connector = session.connector
+    assert connector is not None
+    request = asyncio.create_task(fetch(session, upstream.url))
+    await connecting.wait()
+    await Retirement(poll=0.01).retire(session)
+    assert session.closed
+    with pytest.raises(RuntimeError, match="closed"):
+        await fetch(session, upstream.url)
+    go_on.set()
+    upstream.release.set()
+    assert await request == "late but whole"
+    await until(lambda: connector.closed)
+
+
 async def test_an_idle_session_closes_at_once() -> None:
     session = aiohttp.ClientSession()
     connector = session.connector

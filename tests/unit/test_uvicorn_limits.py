@@ -16,8 +16,8 @@ import pytest
 from litellm_resilience.demo.proxy import free_port
 from litellm_resilience.patches.servers import uvicorn_replaces_workers
 
-LIMIT, JITTER = 20, 60
-# A worker looks at its counter ten times a second, and is asked up to 100 times a second.
+LIMIT, JITTER = 20, 40
+# A worker looks at its counter ten times a second, and is asked about 30 times a second.
 OVERSHOOT = 40
 
 APPLICATION = """
@@ -26,7 +26,7 @@ import os
 
 async def app(scope, receive, send):
     assert scope["type"] == "http"
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.03)
     body = str(os.getpid()).encode()
     headers = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

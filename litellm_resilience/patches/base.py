@@ -178,3 +178,8 @@ def first_name(owner: Any, *names: str) -> str:
         if hasattr(owner, name):
             return name
     raise IncompatibleError(f"{getattr(owner, '__name__', owner)} has none of {', '.join(names)}")
+
+
+def log_unexpected(log: logging.Logger) -> None:
+    """Log the exception being handled, in LiteLLM's words, without failing the request."""
+    log.debug("SESSION REUSE: Unexpected error in session setup, continuing without reuse")

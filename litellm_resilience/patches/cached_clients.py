@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientSession
 
-from litellm_resilience.patches.base import Outcome, State, first_name, require_async
+from litellm_resilience.patches.base import (
+    Outcome,
+    State,
+    first_name,
+    log_unexpected,
+    require_async,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +41,16 @@ def apply(context: Context) -> Outcome:
         return Outcome(State.NOT_NEEDED, "this LiteLLM has no shared session")
     transport_class = context.transport.LiteLLMAiohttpTransport
     handle = require_async(transport_class, "handle_async_request", "self", "request")
-    keeper = context.keeper
+    keeper, log = context.keeper, context.log
     make_private = _private_session_factory(context)
 
     @functools.wraps(handle)
     async def handle_async_request(self: Any, request: Any) -> Any:
-        if self.client is not keeper.current():
-            await _rehome(self, keeper, make_private)
+        try:
+            if self.client is not keeper.current():
+                await _rehome(self, keeper, make_private)
+        except Exception:
+            log_unexpected(log)
         return await handle(self, request)
 
     context.changes.replace(transport_class, "handle_async_request", handle_async_request)

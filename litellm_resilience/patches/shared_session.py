@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from litellm_resilience.patches.base import (
     Outcome,
     State,
+    log_unexpected,
     require_async,
     require_parameters,
 )
@@ -66,11 +67,6 @@ def apply_await(context: Context) -> Outcome:
 
     context.changes.replace_everywhere(context.route_llm_request, "route_request", route_request)
     return Outcome(State.APPLIED, "route_request waits for a usable session first")
-
-
-def log_unexpected(log: logging.Logger) -> None:
-    """Log the exception being handled, in LiteLLM's words, without failing the request."""
-    log.debug("SESSION REUSE: Unexpected error in session setup, continuing without reuse")
 
 
 def asynchronous(keeper: SessionKeeper, log: logging.Logger) -> Attach:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import weakref
 from dataclasses import dataclass
@@ -214,7 +215,10 @@ class SessionKeeper:
             if guarded is not None and not guarded.closed:
                 await self.close(guarded)
 
-        object.__setattr__(session, "close", close)
+        # aiohttp discourages attributes of our own, in debug mode with a warning; where a session
+        # has no room for one, closing it is immediate.
+        with contextlib.suppress(AttributeError):
+            object.__setattr__(session, "close", close)
 
     async def close(self, session: ClientSession) -> None:
         """Close a shared session on its owner's behalf, letting requests in flight finish."""
@@ -272,6 +276,10 @@ class SessionKeeper:
 
     async def aclose(self) -> None:
         """Close every session still open, on the loop it belongs to."""
+        if self._by_loop:
+            self._log.info(
+                "SESSION REUSE: The shared session of this process ends: %s", self.counters
+            )
         self._stopped = True
         await self._retirement.aclose()
         sessions, self._by_loop = self._by_loop, {}

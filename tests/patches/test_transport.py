@@ -203,6 +203,17 @@ async def test_without_a_shared_session_a_client_serves_privately_and_comes_back
     assert private.closed
 
 
+async def test_a_fault_of_the_keeper_never_fails_a_request(
+    session: aiohttp.ClientSession,
+    handler: Any,
+    provider: ProviderThread,
+    keeper: SessionKeeper,
+    mocker: MockerFixture,
+) -> None:
+    mocker.patch.object(keeper, "current", side_effect=KeyError("unforeseen"))
+    assert (await post(handler, provider)).status_code == 200
+
+
 async def test_a_handler_with_a_session_of_its_own_keeps_it(
     shared: SimpleNamespace, session: aiohttp.ClientSession, provider: ProviderThread
 ) -> None:

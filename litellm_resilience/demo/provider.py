@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from litellm_resilience.demo.lifetime import Started
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
@@ -252,7 +254,7 @@ class FakeProvider:
         return response
 
 
-class ProviderThread:
+class ProviderThread(Started):
     """A `FakeProvider` in a daemon thread with its own event loop, for synchronous code.
 
     A context manager. Takes the arguments of `FakeProvider`, whose `settings` and counters are
@@ -327,19 +329,8 @@ class ProviderThread:
             self._ready.set()
             await self._stop.wait()
 
-    def __enter__(self) -> Self:
-        return self.start()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-
-class ProviderProcess:
+class ProviderProcess(Started):
     """A `FakeProvider` in a process of its own, so that it shares no CPython lock with the caller.
 
     A context manager. Takes the settings of `ProviderSettings` as keyword arguments.
@@ -424,17 +415,6 @@ class ProviderProcess:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def _error(status: int, message: str) -> web.Response:

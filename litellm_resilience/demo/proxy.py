@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from litellm_resilience.demo.lifetime import Started
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -103,7 +104,7 @@ def free_port() -> int:
         return port
 
 
-class ProxyProcess:
+class ProxyProcess(Started):
     """A proxy started as the leader of its own session and process group; a context manager.
 
     The environment is the caller's without the variables that configure a LiteLLM proxy
@@ -341,17 +342,6 @@ class ProxyProcess:
         self._remove_files()
         return self._returncode
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def _is_live(self) -> bool:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
@@ -383,7 +373,7 @@ class ProxyProcess:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-class WorkerWatcher:
+class WorkerWatcher(Started):
     """Notes which workers of a proxy come and go, from a thread; a context manager.
 
     Args:
@@ -421,18 +411,11 @@ class WorkerWatcher:
         self._ended.set()
         self._thread.join()
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Look once, then start the thread."""
         self.look()
         self._thread.start()
         return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval):

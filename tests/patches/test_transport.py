@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,14 +21,7 @@ from litellm_resilience.session.keeper import SessionKeeper
 
 MESSAGE = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
 
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for a condition with a deadline."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not condition():
-        assert loop.time() < deadline, "condition not met in time"
-        await asyncio.sleep(0.01)
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 def held_connections(session: aiohttp.ClientSession) -> int:
@@ -66,7 +59,7 @@ async def test_a_closed_handler_leaves_the_shared_session_open(
 
 
 async def test_a_dropped_handler_leaves_the_shared_session_open(
-    shared: SimpleNamespace, session: aiohttp.ClientSession, keeper: SessionKeeper
+    shared: SimpleNamespace, session: aiohttp.ClientSession, keeper: SessionKeeper, until: Until
 ) -> None:
     handler = shared.handler.AsyncHTTPHandler(shared_session=session)
     owned = getattr(transport_of(handler), "_owns_session", True)
@@ -161,7 +154,11 @@ async def test_a_cached_client_follows_the_shared_session(
 
 
 async def test_requests_in_flight_survive_a_close(
-    shared: SimpleNamespace, session: aiohttp.ClientSession, handler: Any, provider: ProviderThread
+    shared: SimpleNamespace,
+    session: aiohttp.ClientSession,
+    handler: Any,
+    provider: ProviderThread,
+    until: Until,
 ) -> None:
     provider.settings.delay = 0.3
     try:
@@ -245,7 +242,7 @@ async def open_stream(handler: Any, provider: ProviderThread, **options: Any) ->
 
 
 async def test_a_closed_partly_read_stream_gives_its_connection_back(
-    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread
+    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread, until: Until
 ) -> None:
     reply = await open_stream(handler, endless)
     async for _ in reply.aiter_bytes():
@@ -255,7 +252,7 @@ async def test_a_closed_partly_read_stream_gives_its_connection_back(
 
 
 async def test_a_cancelled_reader_gives_its_connection_back(
-    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread
+    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread, until: Until
 ) -> None:
     reading = asyncio.Event()
 
@@ -274,7 +271,7 @@ async def test_a_cancelled_reader_gives_its_connection_back(
 
 
 async def test_a_read_timeout_gives_the_connection_back(
-    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread
+    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread, until: Until
 ) -> None:
     import httpx
 
@@ -287,7 +284,7 @@ async def test_a_read_timeout_gives_the_connection_back(
 
 
 async def test_a_reply_dropped_unread_gives_its_connection_back(
-    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread
+    session: aiohttp.ClientSession, handler: Any, endless: ProviderThread, until: Until
 ) -> None:
     reply = await open_stream(handler, endless)
     assert held_connections(session) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -13,8 +13,7 @@ from aiohttp import web
 from litellm_resilience.session.keeper import SessionKeeper
 from litellm_resilience.session.retirement import Retirement
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 
 class Upstream:
@@ -51,16 +50,7 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> str:
         return await response.text()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for a condition with a deadline."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not condition():
-        assert loop.time() < deadline, "condition not met in time"
-        await asyncio.sleep(0.01)
-
-
-async def test_requests_in_flight_survive_the_close(upstream: Upstream) -> None:
+async def test_requests_in_flight_survive_the_close(upstream: Upstream, until: Until) -> None:
     session = aiohttp.ClientSession()
     connector = session.connector
     assert connector is not None
@@ -75,7 +65,9 @@ async def test_requests_in_flight_survive_the_close(upstream: Upstream) -> None:
     await until(lambda: connector.closed)
 
 
-async def test_a_request_that_is_still_connecting_survives_the_close(upstream: Upstream) -> None:
+async def test_a_request_that_is_still_connecting_survives_the_close(
+    upstream: Upstream, until: Until
+) -> None:
     connecting, go_on = asyncio.Event(), asyncio.Event()
 
     async def pause(*_: object) -> None:
@@ -108,7 +100,9 @@ async def test_an_idle_session_closes_at_once() -> None:
     assert connector.closed
 
 
-async def test_a_request_that_never_ends_is_cut_at_the_limit(upstream: Upstream) -> None:
+async def test_a_request_that_never_ends_is_cut_at_the_limit(
+    upstream: Upstream, until: Until
+) -> None:
     session = aiohttp.ClientSession()
     connector = session.connector
     assert connector is not None

@@ -135,6 +135,8 @@ def uninstall() -> None:
             return
         installation, _active = _active, None
         foreign = installation.changes.undo()
+        if installation.keeper is not None:
+            installation.keeper.release()
     if foreign:
         _log().warning(
             "litellm-resilience: left in place, replaced by somebody else since: %s",

@@ -91,13 +91,20 @@ class SessionKeeper:
         self.creating = False
 
     def current(self) -> ClientSession | None:
-        """Return the shared session if it can carry a request on the running loop, else None."""
+        """Return the shared session if it can carry a request on the running loop, else None.
+
+        Without a running loop any open session will do: LiteLLM up to 1.82.4 may ask from there.
+        """
         session = self._slot.get()
         if session is None or session.closed:
             return None
         loop = getattr(session, "_loop", None)
-        running = asyncio.get_running_loop()
-        if loop is not running and isinstance(loop, asyncio.AbstractEventLoop):
+        running = asyncio._get_running_loop()
+        if (
+            loop is not running
+            and running is not None
+            and isinstance(loop, asyncio.AbstractEventLoop)
+        ):
             return self._switch_to(running)
         if self._latest is None or self._latest() is not session:
             self.adopt(session)
@@ -219,6 +226,11 @@ class SessionKeeper:
         # has no room for one, closing it is immediate.
         with contextlib.suppress(AttributeError):
             object.__setattr__(session, "close", close)
+
+    def release(self) -> None:
+        """Give the sessions in care their own `close` back."""
+        for session in self._shared:
+            vars(session).pop("close", None)
 
     async def close(self, session: ClientSession) -> None:
         """Close a shared session on its owner's behalf, letting requests in flight finish."""

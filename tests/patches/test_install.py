@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from pytest_mock import MockerFixture
 
@@ -74,6 +75,14 @@ def test_install_and_uninstall_are_idempotent(litellm_modules: SimpleNamespace) 
     litellm_resilience.uninstall()
     litellm_resilience.uninstall()
     assert attributes(litellm_modules) == before
+
+
+async def test_a_session_in_care_is_an_ordinary_one_after_uninstall(
+    session: aiohttp.ClientSession,
+) -> None:
+    assert "close" in vars(session)
+    litellm_resilience.uninstall()
+    assert "close" not in vars(session)
 
 
 def test_from_imported_copies_are_replaced_too(shared: SimpleNamespace) -> None:

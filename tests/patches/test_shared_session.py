@@ -62,6 +62,23 @@ async def test_a_caller_that_does_not_await_gets_the_open_session_without_a_warn
     assert data["shared_session"] is session
 
 
+def test_a_synchronous_caller_without_a_loop_is_served(
+    native_is_synchronous: bool, shared: SimpleNamespace, mocker: MockerFixture
+) -> None:
+    """As in LiteLLM's own tests up to 1.82.4."""
+    if not native_is_synchronous:
+        pytest.skip("this LiteLLM awaits it")
+    data: dict[str, Any] = {}
+    session = mocker.patch.object(shared.server, "shared_aiohttp_session")
+    session.closed = False
+    shared.route.add_shared_session_to_data(data)
+    assert data["shared_session"] is session
+    session.closed = True
+    closed: dict[str, Any] = {}
+    shared.route.add_shared_session_to_data(closed)
+    assert closed == {}
+
+
 async def test_route_request_finds_a_healed_session(
     shared: SimpleNamespace, session: aiohttp.ClientSession
 ) -> None:

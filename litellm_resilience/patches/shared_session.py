@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+import logging
+from typing import TYPE_CHECKING, Any, cast
 
 from litellm_resilience.patches.base import (
     Outcome,
@@ -20,7 +21,6 @@ from litellm_resilience.patches.base import (
 )
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Awaitable, Callable, Generator
 
     from aiohttp import ClientSession
@@ -53,19 +53,10 @@ def apply_await(context: Context) -> Outcome:
         return Outcome(State.NOT_NEEDED, "this LiteLLM has no shared session")
     if not isinstance(getattr(context.route_llm_request, NAME), EagerAttach):
         return Outcome(State.NATIVE, "route_request awaits add_shared_session_to_data")
-    keeper, log = context.keeper, context.log
+    attach = context.route_llm_request.add_shared_session_to_data
     route = require_async(context.route_llm_request, "route_request", "data")
-
-    @functools.wraps(route)
-    async def route_request(*args: Any, **kwargs: Any) -> Any:
-        try:
-            if keeper.current() is None:
-                await keeper.ensure()
-        except Exception:
-            log_unexpected(log)
-        return await route(*args, **kwargs)
-
-    context.changes.replace_everywhere(context.route_llm_request, "route_request", route_request)
+    patched = HealFirst(attach, route)
+    context.changes.replace_everywhere(context.route_llm_request, "route_request", patched)
     return Outcome(State.APPLIED, "route_request waits for a usable session first")
 
 
@@ -92,41 +83,87 @@ def asynchronous(keeper: SessionKeeper, log: logging.Logger) -> Attach:
 
 def hand_over(session: ClientSession | None, data: dict[str, Any], log: logging.Logger) -> None:
     """Put the session into the request and say so."""
-    if session is None:
-        log.info("SESSION REUSE: No shared session available for this request")
-    else:
+    if session is not None:
         data[KEY] = session
-        log.info("SESSION REUSE: Attached shared aiohttp session to request (ID: %s)", id(session))
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "SESSION REUSE: Attached shared aiohttp session to request (ID: %s)", id(session)
+            )
+    else:
+        log.info("SESSION REUSE: No shared session available for this request")
 
 
-class EagerAttach:
+class CoroutineFunctionLike:
+    """A callable that stands for a coroutine function and answers without a coroutine if it can.
+
+    It carries the attributes of the function it stands for, so that
+    `inspect.iscoroutinefunction` is true of it.
+    """
+
+    def __init__(self, function: Any) -> None:
+        functools.update_wrapper(cast("Any", self), function)
+        self.__code__ = function.__code__
+        self.__defaults__ = function.__defaults__
+        self.__kwdefaults__ = function.__kwdefaults__
+
+
+class EagerAttach(CoroutineFunctionLike):
     """The replacement for LiteLLM versions whose callers do not await (up to 1.82.4).
 
     Calling it attaches an open session at once and returns an awaitable, which need not be
-    awaited; awaiting it recreates a dead session first. It carries the attributes of the
-    coroutine function it stands for, so that `inspect.iscoroutinefunction` is true of it.
+    awaited; awaiting it recreates a dead session first.
     """
 
     def __init__(self, keeper: SessionKeeper, log: logging.Logger, attach: Any) -> None:
-        functools.update_wrapper(self, attach)
+        super().__init__(attach)
         self._keeper = keeper
         self._log = log
-        self._attach = attach
-        self.__code__ = attach.__code__
-        self.__defaults__ = attach.__defaults__
-        self.__kwdefaults__ = attach.__kwdefaults__
+        self.recreate_first: Attach = attach
 
     def __call__(self, data: dict[str, Any]) -> Awaitable[None]:
         """Attach an open session at once; a dead one is recreated when the result is awaited."""
+        attached = data.get(KEY)
+        if attached is not None and attached is self._keeper.latest:
+            return DONE
+        return DONE if self.attach_now(data) else _Later(self.recreate_first, data)
+
+    def attach_now(self, data: dict[str, Any]) -> bool:
+        """Attach the session if it is open, and say whether it was."""
         try:
             session = self._keeper.current()
         except Exception:
             log_unexpected(self._log)
-            return DONE
+            return False
         if session is None:
-            return _Later(self._attach, data)
+            return False
         hand_over(session, data, self._log)
-        return DONE
+        return True
+
+
+class HealFirst(CoroutineFunctionLike):
+    """`route_request`, which finds a healed session although it does not wait for one.
+
+    With an open session the coroutine is LiteLLM's own; nothing runs around it.
+    """
+
+    def __init__(self, attach: EagerAttach, route: Any) -> None:
+        super().__init__(route)
+        self._attach_now = attach.attach_now
+        self._recreate_first = attach.recreate_first
+        self._route = route
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Route a request whose session is open; heal the session first if it is not."""
+        data = args[0] if args else kwargs["data"]
+        if self._attach_now(data):
+            routed: Awaitable[Any] = self._route(*args, **kwargs)
+            return routed
+        return self._heal(*args, **kwargs)
+
+    async def _heal(self, *args: Any, **kwargs: Any) -> Any:
+        data = args[0] if args else kwargs["data"]
+        await self._recreate_first(data)
+        return await self._route(*args, **kwargs)
 
 
 class _Done:

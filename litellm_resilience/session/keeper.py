@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import weakref
+from asyncio import _get_running_loop
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +58,11 @@ class SessionKeeper:
     One creation per death, however many callers find it dead together: they wait on a lock, and
     all but the first find the new session. Cancelling a caller releases the lock.
 
+    Attributes:
+        counters: what the shared session has been through.
+        latest: the session that was handed out last, whatever its state.
+        creating: whether a creation of its own is under way.
+
     Args:
         slot: where the session lives and who creates it.
         log: LiteLLM's proxy logger.
@@ -85,7 +91,7 @@ class SessionKeeper:
         )
         self._by_loop: dict[asyncio.AbstractEventLoop, ClientSession] = {}
         self._shared: weakref.WeakSet[ClientSession] = weakref.WeakSet()
-        self._latest: weakref.ReferenceType[ClientSession] | None = None
+        self.latest: ClientSession | None = None
         self._start_failed = False
         self._stopped = False
         self.creating = False
@@ -99,14 +105,14 @@ class SessionKeeper:
         if session is None or session.closed:
             return None
         loop = getattr(session, "_loop", None)
-        running = asyncio._get_running_loop()
+        running = _get_running_loop()
         if (
             loop is not running
             and running is not None
             and isinstance(loop, asyncio.AbstractEventLoop)
         ):
             return self._switch_to(running)
-        if self._latest is None or self._latest() is not session:
+        if session is not self.latest:
             self.adopt(session)
         return session
 
@@ -115,7 +121,7 @@ class SessionKeeper:
         if session is None or session.closed:
             return None
         self._slot.put(session)
-        self._latest = weakref.ref(session)
+        self.latest = session
         return session
 
     async def ensure(self) -> ClientSession | None:
@@ -209,7 +215,7 @@ class SessionKeeper:
             session: a session that is, or is about to become, the global one. Test doubles are
                 handed out but not guarded.
         """
-        self._latest = weakref.ref(session)
+        self.latest = session
         if session in self._shared or not isinstance(session, ClientSession):
             return
         self.counters.generation += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import ClientSession
 
 from litellm_resilience.session.backoff import Attempts, Backoff
-from litellm_resilience.session.retirement import Retirement, close_now
+from litellm_resilience.session.retirement import Retirement, close_now, close_on_its_loop
 
 if TYPE_CHECKING:
     import logging
@@ -241,7 +241,7 @@ class SessionKeeper:
     async def close(self, session: ClientSession) -> None:
         """Close a shared session on its owner's behalf, letting requests in flight finish."""
         if self._stopped:
-            await close_now(session)
+            await close_on_its_loop(session)
         else:
             await self._retirement.retire(session)
 
@@ -301,10 +301,6 @@ class SessionKeeper:
         self._stopped = True
         await self._retirement.aclose()
         sessions, self._by_loop = self._by_loop, {}
-        for loop, session in sessions.items():
-            if session.closed:
-                continue
-            if loop.is_running() and loop is not asyncio.get_running_loop():
-                asyncio.run_coroutine_threadsafe(close_now(session), loop)
-            else:
-                await close_now(session)
+        for session in sessions.values():
+            if not session.closed:
+                await close_on_its_loop(session)

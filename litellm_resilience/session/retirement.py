@@ -27,6 +27,15 @@ async def close_now(session: ClientSession) -> None:
     await type(session).close(session)
 
 
+async def close_on_its_loop(session: ClientSession) -> None:
+    """Close a session at once, on its own event loop if that is running in another thread."""
+    loop = session._loop
+    if loop.is_running() and loop is not asyncio.get_running_loop():
+        asyncio.run_coroutine_threadsafe(close_now(session), loop)
+    else:
+        await close_now(session)
+
+
 class RetiredConnector:
     """Stands in a closed session for a connector that still serves the requests in flight.
 
@@ -72,7 +81,7 @@ class Retirement:
             or not in_use(connector)
             or session._loop is not asyncio.get_running_loop()
         ):
-            await close_now(session)
+            await close_on_its_loop(session)
             return
         session._connector = cast("BaseConnector", RetiredConnector(connector))
         task = asyncio.get_running_loop().create_task(self._drain(connector))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
@@ -29,6 +30,8 @@ def run(*, as_json: bool) -> int:
         The exit code: 1 if LiteLLM's proxy cannot be imported or a patch that should apply
         cannot, else 0.
     """
+    # Nothing is served: LiteLLM need not fetch its price list over the network.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     problem = None
     outcomes: dict[str, Outcome] = {}
     try:

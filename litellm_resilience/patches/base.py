@@ -182,4 +182,7 @@ def first_name(owner: Any, *names: str) -> str:
 
 def log_unexpected(log: logging.Logger) -> None:
     """Log the exception being handled, in LiteLLM's words, without failing the request."""
-    log.debug("SESSION REUSE: Unexpected error in session setup, continuing without reuse")
+    log.debug(
+        "SESSION REUSE: Unexpected error in session setup, continuing without reuse",
+        exc_info=sys.exc_info(),
+    )

@@ -51,9 +51,9 @@ def apply_await(context: Context) -> Outcome:
     """Heal before `route_request` where it calls `add_shared_session_to_data` without await."""
     if not context.has_shared_session:
         return Outcome(State.NOT_NEEDED, "this LiteLLM has no shared session")
-    if not isinstance(getattr(context.route_llm_request, NAME), EagerAttach):
+    attach = getattr(context.route_llm_request, NAME)
+    if not isinstance(attach, EagerAttach):
         return Outcome(State.NATIVE, "route_request awaits add_shared_session_to_data")
-    attach = context.route_llm_request.add_shared_session_to_data
     route = require_async(context.route_llm_request, "route_request", "data")
     patched = HealFirst(attach, route)
     context.changes.replace_everywhere(context.route_llm_request, "route_request", patched)
@@ -158,10 +158,11 @@ class HealFirst(CoroutineFunctionLike):
         if self._attach_now(data):
             routed: Awaitable[Any] = self._route(*args, **kwargs)
             return routed
-        return self._heal(*args, **kwargs)
+        return self._heal(data, args, kwargs)
 
-    async def _heal(self, *args: Any, **kwargs: Any) -> Any:
-        data = args[0] if args else kwargs["data"]
+    async def _heal(
+        self, data: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         await self._recreate_first(data)
         return await self._route(*args, **kwargs)
 

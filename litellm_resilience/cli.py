@@ -61,14 +61,19 @@ def _check_environment() -> None:
 
 
 def _run_litellm(arguments: Sequence[str], context: click.Context) -> None:
-    try:
-        from litellm_resilience.patches.command import extended_command
-    except ImportError as error:
-        raise click.ClickException(
-            f"LiteLLM's proxy cannot be imported: {error}. "
-            "Install it with: pip install 'litellm-resilience[proxy]'"
-        ) from error
-    extended_command().main(args=list(arguments), prog_name=context.info_name)
+    from litellm_resilience.supervisor.preload import ImportReads
+
+    with ImportReads() as reads:
+        try:
+            from litellm_resilience.patches.command import extended_command
+
+            command = extended_command()
+        except ImportError as error:
+            raise click.ClickException(
+                f"LiteLLM's proxy cannot be imported: {error}. "
+                "Install it with: pip install 'litellm-resilience[proxy]'"
+            ) from error
+        command.main(args=list(arguments), prog_name=context.info_name, obj=reads)
 
 
 cli = EntryCommand(

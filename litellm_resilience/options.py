@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import click
 
 SECTION = "Resilience options"
 JITTER = "max_requests_jitter"
+SUPERVISION = (
+    "max_worker_memory_mb",
+    "max_worker_lifetime",
+    "worker_limit_jitter",
+    "min_worker_lifetime",
+    "max_restarting_workers",
+    "worker_boot_timeout",
+    "worker_drain_timeout",
+    "worker_hang_timeout",
+    "no_preload",
+)
+"""The options that only mean something where workers are supervised by us."""
 
 
 def both_spellings(name: str) -> list[str]:
@@ -13,21 +28,100 @@ def both_spellings(name: str) -> list[str]:
     return [f"--{name}", f"--{name.replace('_', '-')}"]
 
 
+class Finite(click.FloatRange):
+    """A float in a range; "nan" compares with nothing, so click would let it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and check."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 def serving_options() -> list[click.Option]:
     """Return the options that change how the proxy is served."""
     return [
+        _option(
+            JITTER,
+            click.IntRange(min=0),
+            None,
+            "Let each worker serve up to this many requests more than "
+            "--max_requests_before_restart, drawn at random for each worker, so that workers "
+            "do not reach their limits together. Has no effect without "
+            "--max_requests_before_restart.",
+        ),
+        _option(
+            "max_worker_memory_mb",
+            click.IntRange(min=1),
+            None,
+            "Replace a worker whose resident memory is above this many MiB, the largest first.",
+        ),
+        _option(
+            "max_worker_lifetime",
+            Finite(min=0, min_open=True),
+            None,
+            "Replace a worker that has served for this many seconds.",
+        ),
+        _option(
+            "worker_limit_jitter",
+            Finite(min=0, max=1, max_open=True),
+            0.1,
+            "Lower --max_worker_memory_mb and --max_worker_lifetime by up to this fraction, drawn "
+            "at random for each worker.",
+        ),
+        _option(
+            "min_worker_lifetime",
+            Finite(min=0),
+            1.0,
+            "Let no limit replace a worker that has served for less than this many seconds.",
+        ),
+        _option(
+            "max_restarting_workers",
+            click.IntRange(min=1),
+            1,
+            "Replace at most this many workers at once, whatever their limits say.",
+        ),
+        _option(
+            "worker_boot_timeout",
+            Finite(min=1),
+            300.0,
+            "Give up a worker that is not ready after this many seconds, and try again.",
+        ),
+        _option(
+            "worker_drain_timeout",
+            Finite(min=0, min_open=True),
+            600.0,
+            "Let a worker that was replaced finish its requests and streams for up to this many "
+            "seconds.",
+        ),
+        _option(
+            "worker_hang_timeout",
+            Finite(min=1),
+            60.0,
+            "Replace a worker whose event loop does not turn for this many seconds.",
+        ),
         click.Option(
-            both_spellings(JITTER),
-            type=click.IntRange(min=0),
-            envvar=JITTER.upper(),
+            both_spellings("no_preload"),
+            is_flag=True,
+            envvar="NO_PRELOAD",
             show_envvar=True,
-            help=(
-                "Let each worker serve up to this many requests more than "
-                "--max_requests_before_restart, drawn at random in each worker, so that workers "
-                "do not restart together. Has no effect without --max_requests_before_restart."
-            ),
+            help="Let each worker import LiteLLM for itself instead of forking workers from a "
+            "process that has.",
         ),
     ]
+
+
+def _option(name: str, kind: click.ParamType[Any], default: Any, text: str) -> click.Option:
+    return click.Option(
+        both_spellings(name),
+        type=kind,
+        default=default,
+        show_default=default is not None,
+        envvar=name.upper(),
+        show_envvar=True,
+        help=text,
+    )
 
 
 def inspection_options() -> list[click.Option]:

@@ -11,9 +11,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from litellm_resilience import options
 from litellm_resilience.patches import servers
+from litellm_resilience.patches.workers import Supervision
+from litellm_resilience.supervisor.limits import Recycling
+from litellm_resilience.supervisor.policy import Settings
+from litellm_resilience.supervisor.preload import ImportReads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,13 +60,37 @@ class ResilientCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run LiteLLM's callback with the servers it may start intercepted."""
-        for option in self._ours:
-            if option.name not in (options.JITTER, None):
-                ctx.params.pop(option.name)
         jitter = _effective_jitter(ctx)
+        given = [
+            name
+            for option in self._ours
+            if (name := option.name) is not None
+            and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        ]
+        ours = {option.name: ctx.params.pop(option.name, None) for option in self._ours}
         chosen = next((flag for flag in SERVER_FLAGS if ctx.params.get(flag)), None)
-        with servers.intercepted(jitter, chosen):
+        with servers.intercepted(jitter, chosen, _supervision(ctx, ours, given)):
             return super().invoke(ctx)
+
+
+def _supervision(ctx: click.Context, ours: dict[Any, Any], given: list[str]) -> Supervision:
+    return Supervision(
+        settings=Settings(
+            max_restarting=ours["max_restarting_workers"],
+            boot_timeout=ours["worker_boot_timeout"],
+            drain_timeout=ours["worker_drain_timeout"],
+            hang_timeout=ours["worker_hang_timeout"],
+            min_lifetime=ours["min_worker_lifetime"],
+        ),
+        recycling=Recycling(
+            memory_mb=ours["max_worker_memory_mb"],
+            lifetime=ours["max_worker_lifetime"],
+            jitter=ours["worker_limit_jitter"],
+        ),
+        preload=not ours["no_preload"],
+        reads=ctx.obj if isinstance(ctx.obj, ImportReads) else None,
+        given=tuple(name for name in given if name in options.SUPERVISION),
+    )
 
 
 def _renamed_version(parameter: click.Parameter) -> click.Parameter:

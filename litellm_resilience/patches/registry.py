@@ -54,6 +54,11 @@ PATCHES: tuple[Patch, ...] = (
     ),
 )
 
+SUPERVISOR = "worker-supervisor"
+GUNICORN_DRAIN = "gunicorn-drain"
+SERVER_PATCHES = (SUPERVISOR, GUNICORN_DRAIN)
+"""What is done to servers by the command, and can be left out under these names."""
+
 Report = dict[str, Outcome]
 """What became of each patch, by its name, in the order of `PATCHES`."""
 
@@ -98,17 +103,14 @@ _guard = threading.RLock()
 _active: _Installation | None = None
 
 
-def disabled_patches(known: tuple[str, ...] | None = None) -> frozenset[str]:
+def disabled_patches() -> frozenset[str]:
     """Return the patch names listed in `LITELLM_RESILIENCE_DISABLE`.
-
-    Args:
-        known: all names that may stand there; the names of `PATCHES` if not given.
 
     Raises:
         ValueError: if the variable names a patch that does not exist.
     """
     names = {name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(",")} - {""}
-    allowed = known or tuple(patch.name for patch in PATCHES)
+    allowed = (*(patch.name for patch in PATCHES), *SERVER_PATCHES)
     unknown = sorted(names.difference(allowed))
     if unknown:
         raise ValueError(

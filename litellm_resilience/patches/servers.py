@@ -10,27 +10,39 @@ import contextlib
 import importlib
 import inspect
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience import asgi, install
-from litellm_resilience.patches.base import Changes, Outcome, State
+from litellm_resilience.patches import registry, workers
+from litellm_resilience.patches.base import Changes, IncompatibleError, Outcome, State, require
+from litellm_resilience.patches.host import LiteLLMHost
+from litellm_resilience.patches.warmup import warm_up
+from litellm_resilience.patches.workers import Supervision
+from litellm_resilience.supervisor.drain import DrainingServer
 from litellm_resilience.supervisor.jitter import JitteredLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from types import ModuleType
 
 UVICORN_JITTER = "limit_max_requests_jitter"
+SINGLE_WORKER_WARNING = "single_worker_max_requests_warning"
 NO_LIMIT = "--max_requests_jitter has no effect without --max_requests_before_restart."
 
 
 @contextlib.contextmanager
-def intercepted(jitter: int | None, other_server: str | None) -> Iterator[None]:
+def intercepted(
+    jitter: int | None, other_server: str | None, supervision: Supervision | None = None
+) -> Iterator[None]:
     """Serve patched, with the jitter, whichever server LiteLLM starts inside this context.
 
     Args:
         jitter: additional requests a worker may serve, at most.
         other_server: the flag of the server asked for instead of uvicorn, e.g. `run_gunicorn`.
+        supervision: how workers are supervised where that is ours to do.
     """
+    supervision = supervision or Supervision()
     changes = Changes()
     intercept = {
         None: _intercept_uvicorn,
@@ -41,7 +53,7 @@ def intercepted(jitter: int | None, other_server: str | None) -> Iterator[None]:
     try:
         # A server that is not installed is LiteLLM's to report.
         with contextlib.suppress(ImportError):
-            intercept(changes, jitter)
+            intercept(changes, jitter, supervision)
         yield
     finally:
         changes.undo()
@@ -55,18 +67,41 @@ def warn(message: str) -> None:
     )
 
 
-def _intercept_uvicorn(changes: Changes, jitter: int | None) -> None:
+def _intercept_uvicorn(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
     import uvicorn
 
     original = uvicorn.run
 
     def run(*args: Any, **kwargs: Any) -> Any:
+        supervision.imports_done()
         # LiteLLM's metrics server passes an object; the proxy is always an import string.
         if isinstance(kwargs.get("app"), str):
             kwargs = uvicorn_arguments(kwargs, jitter)
+            if supervision.wanted(kwargs):
+                _supervise(changes, supervision)
+            else:
+                how = "--reload" if kwargs.get("reload") else "one worker that has no limit"
+                _warn_of_ineffective(how, supervision.given)
         return original(*args, **kwargs)
 
     changes.replace(uvicorn, "run", run)
+    if workers.outcome().state is State.APPLIED:
+        _drop_single_worker_warning(changes)
+
+
+def _drop_single_worker_warning(changes: Changes) -> None:
+    """Keep LiteLLM 1.108.0 and later from warning of an exit that does not happen here."""
+    helpers = importlib.import_module("litellm.proxy.proxy_cli").ProxyInitializationHelpers
+    if hasattr(helpers, SINGLE_WORKER_WARNING):
+        changes.replace(helpers, SINGLE_WORKER_WARNING, staticmethod(lambda **_: None))
+
+
+def _supervise(changes: Changes, supervision: Supervision) -> None:
+    outcome = workers.outcome()
+    if outcome.state is State.APPLIED:
+        workers.intercept(changes, supervision, LiteLLMHost(supervision.reads))
+    else:
+        warn(f"Workers are not supervised, recycling them costs requests: {outcome.reason}.")
 
 
 def uvicorn_arguments(arguments: dict[str, Any], jitter: int | None) -> dict[str, Any]:
@@ -80,7 +115,6 @@ def uvicorn_arguments(arguments: dict[str, Any], jitter: int | None) -> dict[str
         if jitter is not None:
             warn(NO_LIMIT)
         return changed
-    _warn_of_missing_replacement(limit, changed.get("workers") or 1)
     return changed if jitter is None else changed | recycling_arguments(limit, jitter)
 
 
@@ -98,69 +132,93 @@ def uvicorn_has_jitter() -> bool:
     return UVICORN_JITTER in inspect.signature(uvicorn.Config.__init__).parameters
 
 
-def uvicorn_replaces_workers() -> bool:
-    """Say whether uvicorn's supervisor replaces a worker that has exited (0.30.0 and later)."""
-    from uvicorn.supervisors import Multiprocess
-
-    return hasattr(Multiprocess, "keep_subprocess_alive")
-
-
-def _warn_of_missing_replacement(limit: int, workers: int) -> None:
-    helpers = importlib.import_module("litellm.proxy.proxy_cli").ProxyInitializationHelpers
-    if workers <= 1 and not hasattr(helpers, "single_worker_max_requests_warning"):
-        warn(
-            f"--max_requests_before_restart {limit} with one worker: after {limit} requests the "
-            "process exits and nothing here starts it again. Use --num_workers 2 or more."
-        )
-    elif workers > 1 and not uvicorn_replaces_workers():
-        warn(
-            f"--max_requests_before_restart {limit} with this uvicorn: it never replaces a worker "
-            f"that has exited, so the service ends once all {workers} have. "
-            "Use uvicorn 0.30 or later, or --run_gunicorn."
-        )
-
-
-def _intercept_gunicorn(changes: Changes, jitter: int | None) -> None:
+def _intercept_gunicorn(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
     from gunicorn.app.base import BaseApplication
 
     original: Callable[..., Any] = BaseApplication.run
 
     def run(self: Any) -> Any:
+        supervision.imports_done()
         install()
+        warm_up(self.cfg.workers)
         if jitter is not None and not self.cfg.max_requests:
             warn(NO_LIMIT)
         elif jitter is not None:
             self.cfg.set("max_requests_jitter", jitter)
+        _warn_of_ineffective("gunicorn", set(supervision.given) - {"worker_drain_timeout"})
+        if gunicorn_drain().state is State.APPLIED:
+            _announce_drain(changes, supervision.settings.drain_timeout)
         return original(self)
 
     changes.replace(BaseApplication, "run", run)
 
 
-def _warn_of_unsupported(server: str, jitter: int | None) -> None:
+def _announce_drain(changes: Changes, timeout: float) -> None:
+    """Give gunicorn's uvicorn workers, which are forked later, a server that drains.
+
+    uvicorn's own starves gunicorn's heartbeat while it waits for the last replies; the draining
+    one keeps ticking.
+    """
+
+    class GunicornServer(DrainingServer):
+        drain_timeout = timeout
+
+    changes.replace(_gunicorn_workers(), "Server", GunicornServer)
+
+
+def _gunicorn_workers() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return importlib.import_module("uvicorn.workers")
+
+
+def gunicorn_drain() -> Outcome:
+    """Say whether gunicorn's workers can be given an announced drain."""
+    if registry.GUNICORN_DRAIN in registry.disabled_patches():
+        return Outcome(State.DISABLED, f"named in {registry.DISABLE_VARIABLE}")
+    try:
+        require(_gunicorn_workers(), "Server")
+    except ImportError:
+        return Outcome(State.NOT_NEEDED, "gunicorn is not installed")
+    except IncompatibleError as error:
+        return Outcome(State.INCOMPATIBLE, str(error))
+    return Outcome(State.APPLIED, "a retiring gunicorn worker announces its end")
+
+
+def _warn_of_unsupported(server: str, jitter: int | None, supervision: Supervision) -> None:
     if jitter is not None:
         warn(f"--max_requests_jitter has no effect with {server}, which has no request limit.")
+    _warn_of_ineffective(server, supervision.given)
 
 
-def _intercept_hypercorn(changes: Changes, jitter: int | None) -> None:
+def _warn_of_ineffective(how: str, given: Collection[str]) -> None:
+    if given:
+        options = ", ".join(f"--{name}" for name in sorted(given))
+        warn(f"No effect with {how}: {options}.")
+
+
+def _intercept_hypercorn(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
     import hypercorn.asyncio
 
     original = hypercorn.asyncio.serve
 
     def serve(*args: Any, **kwargs: Any) -> Any:
+        supervision.imports_done()
         install()
-        _warn_of_unsupported("hypercorn", jitter)
+        _warn_of_unsupported("hypercorn", jitter, supervision)
         return original(*args, **kwargs)
 
     changes.replace(hypercorn.asyncio, "serve", serve)
 
 
-def _intercept_granian(changes: Changes, jitter: int | None) -> None:
+def _intercept_granian(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
     import granian
 
     original = granian.Granian
 
     def patched(*args: Any, **kwargs: Any) -> Any:
-        _warn_of_unsupported("granian", jitter)
+        supervision.imports_done()
+        _warn_of_unsupported("granian", jitter, supervision)
         os.environ[asgi.TARGET_VARIABLE] = kwargs["target"]
         return original(*args, **(kwargs | {"target": f"{asgi.__name__}:app"}))
 
@@ -168,7 +226,7 @@ def _intercept_granian(changes: Changes, jitter: int | None) -> None:
 
 
 def outcomes() -> dict[str, Outcome]:
-    """Say how each server gets the jitter, for the doctor."""
+    """Say what is done to each server, for the doctor."""
     from litellm_resilience.versions import installed
 
     native = Outcome(State.NATIVE, f"passed to uvicorn.run as {UVICORN_JITTER}")
@@ -176,6 +234,8 @@ def outcomes() -> dict[str, Outcome]:
     absent = Outcome(State.NOT_NEEDED, "gunicorn is not installed")
     gunicorn = Outcome(State.APPLIED, "passed to gunicorn as max_requests_jitter")
     return {
+        registry.SUPERVISOR: workers.outcome(),
+        registry.GUNICORN_DRAIN: gunicorn_drain(),
         "uvicorn-jitter": native if uvicorn_has_jitter() else ours,
         "gunicorn-jitter": gunicorn if installed("gunicorn") else absent,
     }

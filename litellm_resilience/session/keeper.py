@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import ClientSession
 
-from litellm_resilience.session.backoff import Attempts, Backoff
+from litellm_resilience.backoff import Attempts, Backoff
 from litellm_resilience.session.retirement import Retirement, close_now, close_on_its_loop
 
 if TYPE_CHECKING:

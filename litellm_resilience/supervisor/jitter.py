@@ -29,16 +29,16 @@ class JitteredLimit(int):
         jitter: how many requests later it retires at the most.
     """
 
-    _base: int
-    _jitter: int
+    least: int
+    jitter: int
 
     def __new__(cls, limit: int, jitter: int) -> Self:
         """Draw this process's limit."""
         self = super().__new__(cls, draw(limit, jitter))
-        self._base = limit
-        self._jitter = jitter
+        self.least = limit
+        self.jitter = jitter
         return self
 
     def __reduce__(self) -> tuple[Callable[[int, int], int], tuple[int, int]]:
         """Pickle as an instruction to draw again."""
-        return draw, (self._base, self._jitter)
+        return draw, (self.least, self.jitter)

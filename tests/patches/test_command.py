@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,12 @@ from pytest_mock import MockerFixture
 
 from litellm_resilience import asgi
 from litellm_resilience.cli import cli
-from litellm_resilience.patches import command, servers
+from litellm_resilience.patches import command, servers, workers
+from litellm_resilience.patches.host import LiteLLMHost
+from litellm_resilience.supervisor.drain import DrainingServer
 from litellm_resilience.supervisor.jitter import JitteredLimit
+from litellm_resilience.supervisor.limits import Recycling
+from litellm_resilience.supervisor.policy import Settings
 
 LIMIT = ("--max_requests_before_restart", "300")
 
@@ -125,16 +131,115 @@ def test_jitter_without_a_limit_is_one_warning(served: Any, warned: list[str]) -
     assert "limit_max_requests_jitter" not in served.call_args.kwargs
 
 
-def test_one_worker_with_a_limit_is_warned_about(served: Any, warned: list[str]) -> None:
+def test_one_worker_with_a_limit_is_not_warned_about(served: Any, warned: list[str]) -> None:
+    """LiteLLM 1.108.0 and later would: there the process exits."""
     result = run(*LIMIT, "--num_workers", "1")
-    assert "one worker" in " ".join(warned) or "does not recycle" in result.output
+    assert result.exit_code == 0, result.output
+    assert "does not recycle" not in result.output
+    assert warned == []
 
 
-def test_a_uvicorn_that_replaces_nobody_is_warned_about(served: Any, warned: list[str]) -> None:
-    run(*LIMIT, "--num_workers", "2")
-    assert any("never replaces" in text for text in warned) is not (
-        servers.uvicorn_replaces_workers()
+@pytest.fixture
+def supervised(mocker: MockerFixture) -> Any:
+    """What the supervisor would be made with; `uvicorn.run` is uvicorn's own."""
+    supervisor = mocker.patch.object(workers, "Supervisor")
+    supervisor.return_value.run.return_value = 0
+    mocker.patch.object(LiteLLMHost, "preload", return_value=None)
+    mocker.patch.object(workers, "share_memory")
+    return supervisor
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_workers_with_a_limit_are_supervised(supervised: Any, count: int) -> None:
+    result = run(*LIMIT, "--max_requests_jitter", "7", "--num_workers", str(count))
+    assert result.exit_code == 0, result.output
+    config, sockets, plan, launcher, _ = supervised.call_args.args
+    assert len(sockets) == 1
+    assert plan.workers == config.workers == count
+    assert plan.recycling == Recycling(requests=300, requests_jitter=7)
+    assert plan.settings == Settings()
+    assert launcher.method == "forked"
+
+
+def test_our_options_reach_the_supervisor(supervised: Any) -> None:
+    result = run(
+        *("--max-worker-memory-mb", "900", "--max_worker_lifetime", "3600"),
+        *("--worker_limit_jitter", "0.25", "--min_worker_lifetime", "5"),
+        *("--max_restarting_workers", "2", "--worker_boot_timeout", "90"),
+        *("--worker-drain-timeout", "30.5", "--worker_hang_timeout", "20", "--no-preload"),
     )
+    assert result.exit_code == 0, result.output
+    plan, launcher = supervised.call_args.args[2:4]
+    assert plan.recycling == Recycling(memory_mb=900, lifetime=3600, jitter=0.25)
+    assert plan.settings == Settings(
+        max_restarting=2, boot_timeout=90, drain_timeout=30.5, hang_timeout=20, min_lifetime=5
+    )
+    assert launcher.method == "spawned"
+
+
+def test_the_environment_sets_our_options(supervised: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_WORKER_LIFETIME", "60")
+    monkeypatch.setenv("MAX_RESTARTING_WORKERS", "3")
+    assert run("--num_workers", "2").exit_code == 0
+    plan = supervised.call_args.args[2]
+    assert plan.recycling.lifetime == 60
+    assert plan.settings.max_restarting == 3
+
+
+def test_one_worker_without_a_limit_is_not_supervised(
+    supervised: Any, mocker: MockerFixture, warned: list[str]
+) -> None:
+    server = mocker.patch("uvicorn.main.Server")
+    run("--num_workers", "1", "--worker_hang_timeout", "30")
+    assert server.called
+    assert not supervised.called
+    assert warned == ["No effect with one worker that has no limit: --worker_hang_timeout."]
+
+
+def test_a_supervisor_that_is_disabled_leaves_uvicorns_own(
+    supervised: Any, mocker: MockerFixture, warned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITELLM_RESILIENCE_DISABLE", "worker-supervisor")
+    own = mocker.patch("uvicorn.main.Multiprocess")
+    assert run(*LIMIT, "--num_workers", "2").exit_code == 0
+    assert own.called
+    assert not supervised.called
+    assert len(warned) == 1
+    assert "not supervised" in warned[0]
+
+
+def test_a_uvicorn_that_does_not_fit_leaves_its_own_supervisor(
+    supervised: Any, mocker: MockerFixture, warned: list[str]
+) -> None:
+    own = mocker.patch("uvicorn.main.Multiprocess")
+    mocker.patch("uvicorn.server.Server.on_tick", None)
+    assert run(*LIMIT, "--num_workers", "2").exit_code == 0
+    assert own.called
+    assert not supervised.called
+    assert "on_tick" in warned[0]
+
+
+def test_nothing_of_uvicorn_stays_replaced(supervised: Any) -> None:
+    main = importlib.import_module("uvicorn.main")
+    before = (uvicorn.run, main.Multiprocess, main.Server)
+    assert run(*LIMIT, "--num_workers", "2").exit_code == 0
+    assert supervised.called
+    assert (uvicorn.run, main.Multiprocess, main.Server) == before
+
+
+def test_the_port_that_is_taken_is_told_before_anything_starts(supervised: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(
+            cli, ["--host", "127.0.0.1", "--port", port, "--num_workers", "2", *LIMIT]
+        )
+    if result.exit_code == 0:
+        # LiteLLM itself moves on to another port when it finds this one taken.
+        assert supervised.call_args.args[0].port != int(port)
+    else:
+        assert not supervised.called
 
 
 def test_the_native_option_is_an_alias(served: Any, warned: list[str]) -> None:
@@ -194,6 +299,25 @@ def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str])
     assert result.exit_code == 0, result.output
     assert [(cfg.max_requests, cfg.max_requests_jitter) for cfg in seen] == [(300, 100)]
     assert install.called
+
+
+def test_gunicorns_workers_get_a_server_that_drains(
+    mocker: MockerFixture, warned: list[str]
+) -> None:
+    base = pytest.importorskip("gunicorn.app.base")
+    mocker.patch.object(servers, "install")
+    mocker.patch.object(servers, "warm_up")
+    seen: list[Any] = []
+    module = servers._gunicorn_workers()
+    mocker.patch.object(base.BaseApplication, "run", side_effect=lambda: seen.append(module.Server))
+    own = module.Server
+    options = ("--worker_drain_timeout", "7", "--max_worker_memory_mb", "100")
+    result = run("--run_gunicorn", *LIMIT, *options)
+    assert result.exit_code == 0, result.output
+    assert issubclass(seen[0], DrainingServer)
+    assert seen[0].drain_timeout == 7
+    assert module.Server is own
+    assert warned == ["No effect with gunicorn: --max_worker_memory_mb."]
 
 
 def test_gunicorn_without_a_limit_is_one_warning(mocker: MockerFixture, warned: list[str]) -> None:

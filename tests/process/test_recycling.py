@@ -1,25 +1,34 @@
-"""Limits drawn by real workers, before and after they are replaced."""
+"""Real proxies that recycle their workers under load, and lose nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
+import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from litellm_resilience.demo import sabotage
-from litellm_resilience.demo.load import KeepAliveClient, run_load
+from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
 from litellm_resilience.demo.proxy import ProxyProcess, chat
-from litellm_resilience.patches.servers import uvicorn_replaces_workers
 
 StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")
 
-LIMIT, JITTER = 40, 200
-LIMIT_REACHED = re.compile(r"Maximum request limit of (\d+) exceeded")
-UVICORN_STARTED = re.compile(r"Started server process \[(\d+)\]")
+LIMIT, JITTER = 40, 60
+# A worker looks at its count ten times a second.
+OVERSHOOT = 60
+LIMIT_REACHED = re.compile(r"has answered (\d+) requests, will be replaced")
+GUNICORN_LIMIT = re.compile(r"Maximum request limit of (\d+) exceeded")
 GUNICORN_STARTED = re.compile(r"Booting worker with pid: (\d+)")
+READY = re.compile(r"Worker \d+ \(pid (\d+)\) ready after")
+DRAINED = re.compile(r"Worker \d+ \(pid (\d+)\) drained after")
 SESSION_CLOSED = re.compile(r"demo: closed shared session .* in pid (\d+)")
 OPTIONS = (
     "--max_requests_before_restart",
@@ -27,32 +36,64 @@ OPTIONS = (
     "--max_requests_jitter",
     str(JITTER),
 )
+SILENCE = 4.0
+"""Seconds without any reply that count as an outage; upstream's last 8 to 13."""
 
 
-def load_until(proxy: ProxyProcess, *, pattern: re.Pattern[str], times: int) -> None:
-    """Send requests until the log has shown the pattern so often; both are bounded."""
+def load(
+    proxy: ProxyProcess,
+    seconds: float,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    stream: bool = False,
+    strict: bool = True,
+) -> LoadReport:
+    """Send keep-alive requests without retries, for a time or until a condition is met.
 
-    async def load() -> None:
-        stop = asyncio.Event()
+    If strict, a close of an idle connection that was not announced counts as a failure.
+    """
+
+    async def send() -> LoadReport:
+        stopped = asyncio.Event()
 
         def look(_: object) -> None:
-            if len(pattern.findall(proxy.log_text())) >= times:
-                stop.set()
+            if stop():
+                stopped.set()
 
-        await run_load(
+        return await run_load(
             proxy.host,
             proxy.port,
             clients=4,
-            seconds=90,
+            seconds=seconds,
             max_requests=20_000,
-            body=chat(MODELS[0]),
+            body=chat(MODELS[0], stream=True) if stream else chat(MODELS[0]),
             headers=proxy.headers,
+            stream=stream,
+            notice_idle_close=not strict,
             on_result=look,
-            stop=stop,
+            stop=stopped,
         )
 
-    asyncio.run(load())
-    assert len(pattern.findall(proxy.log_text())) >= times
+    return asyncio.run(send())
+
+
+def seen(proxy: ProxyProcess, pattern: re.Pattern[str], times: int) -> Callable[[], bool]:
+    """Return a condition: the log has shown the pattern so often."""
+    return lambda: len(pattern.findall(proxy.log_text())) >= times
+
+
+def wait(proxy: ProxyProcess, condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for a condition with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, proxy.log_tail()
+        time.sleep(0.05)
+
+
+def assert_nothing_lost(report: LoadReport) -> None:
+    assert report.failures == {}
+    assert report.requests > 0
+    assert report.silent_seconds(bucket=SILENCE) == 0
 
 
 def assert_recycled_workers_heal(proxy: ProxyProcess, first: set[int]) -> None:
@@ -77,49 +118,92 @@ def assert_recycled_workers_heal(proxy: ProxyProcess, first: set[int]) -> None:
     assert log.count("SESSION REUSE: Recreated") == len(SESSION_CLOSED.findall(log))
 
 
-@pytest.mark.skipif(
-    not uvicorn_replaces_workers(), reason="uvicorn 0.29 never replaces a worker that has exited"
-)
-def test_each_worker_and_each_generation_draws_its_own_limit(
+def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
     start_proxy: StartProxy, has_shared_session: bool
 ) -> None:
-    """On uvicorn 0.32 and later, which logs the limits."""
+    """One proxy, because it takes long to start."""
     proxy = start_proxy(*OPTIONS, workers=2)
+    assert "Supervising 2 workers, forked\n" in proxy.log_text()
     first = set(proxy.workers())
-    load_until(proxy, pattern=UVICORN_STARTED, times=4)
-    proxy.wait_workers(2)
-    drawn = [int(limit) for limit in LIMIT_REACHED.findall(proxy.log_text())]
-    assert all(LIMIT <= limit <= LIMIT + JITTER for limit in drawn)
-    # Two equal draws out of 201 happen by chance; the exact test needs no LiteLLM: see
-    # tests/unit/test_uvicorn_limits.py.
+    assert_nothing_lost(load(proxy, 90, seen(proxy, DRAINED, 4)))
+    assert len(DRAINED.findall(proxy.log_text())) >= 4
+    answered = [int(count) for count in LIMIT_REACHED.findall(proxy.log_text())]
+    assert all(LIMIT <= count <= LIMIT + JITTER + OVERSHOOT for count in answered), answered
     if has_shared_session:
         assert_recycled_workers_heal(proxy, first)
-    assert "never awaited" not in proxy.log_text()
+
+    wait(proxy, lambda: len(proxy.workers()) == 2)
+    victim = proxy.workers()[0]
+    ready = len(READY.findall(proxy.log_text()))
+    os.kill(victim, signal.SIGKILL)
+    wait(proxy, seen(proxy, READY, ready + 1))
+    assert f"(pid {victim}) died: killed by SIGKILL" in proxy.log_text()
+
+    before = set(proxy.workers())
+    add_model(proxy.directory / "config.yaml", "added")
+    os.kill(proxy.pid, signal.SIGHUP)
+    assert_nothing_lost(load(proxy, 60, lambda: not before & set(proxy.processes())))
+    assert not before & set(proxy.processes())
+    assert "added" in asyncio.run(model_names(proxy))
+
+    workers = proxy.workers()
+    proxy.stop()
+    assert proxy.killed == []
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_limit_on_a_uvicorn_that_replaces_nobody_is_not_silent(start_proxy: StartProxy) -> None:
-    if uvicorn_replaces_workers():
-        pytest.skip("this uvicorn replaces workers")
-    proxy = start_proxy(*OPTIONS, workers=2)
-    assert "it never replaces a worker" in proxy.log_text()
+def add_model(config: Path, name: str) -> None:
+    """Add a model to the configuration file."""
+    document = json.loads(config.read_text())
+    document["model_list"].append({**document["model_list"][0], "model_name": name})
+    config.write_text(json.dumps(document))
 
 
-def test_one_worker_with_a_limit_is_not_silent(start_proxy: StartProxy) -> None:
-    proxy = start_proxy(*OPTIONS)
-    assert re.search(r"one worker|does not recycle a worker", proxy.log_text())
+async def model_names(proxy: ProxyProcess) -> str:
+    async with KeepAliveClient(
+        proxy.host, proxy.port, headers=proxy.headers, timeout=30.0
+    ) as client:
+        return (await client.request("GET", "/v1/models")).body.decode()
 
 
-def test_gunicorn_workers_are_patched_and_recycled(
+def test_one_worker_streams_through_recycles_and_logs_json(start_proxy: StartProxy) -> None:
+    """What LiteLLM recommends on Kubernetes; upstream's process exits at the limit."""
+    proxy = start_proxy(*OPTIONS, environment={"JSON_LOGS": "true"})
+    report = load(proxy, 90, seen(proxy, DRAINED, 3), stream=True)
+    assert_nothing_lost(report)
+    assert report.streams_done == report.requests
+    assert len(DRAINED.findall(proxy.log_text())) >= 3
+    lines = [line for line in proxy.log_text().splitlines() if " ready after " in line]
+    assert lines
+    for line in lines:
+        assert json.loads(line)["message"].startswith("Worker ")
+
+
+def test_spawned_workers_are_recycled_when_forking_is_not_wanted(start_proxy: StartProxy) -> None:
+    proxy = start_proxy("--no-preload", *OPTIONS)
+    assert "Supervising 1 workers, spawned: --no-preload" in proxy.log_text()
+    assert_nothing_lost(load(proxy, 120, seen(proxy, DRAINED, 1)))
+    assert len(DRAINED.findall(proxy.log_text())) >= 1
+
+
+def test_one_worker_without_a_limit_is_served_as_ever(start_proxy: StartProxy) -> None:
+    proxy = start_proxy()
+    assert proxy.workers() == [proxy.pid]
+    assert "Supervising" not in proxy.log_text()
+
+
+def test_gunicorn_workers_are_patched_recycled_and_announce_their_end(
     start_proxy: StartProxy, has_shared_session: bool
 ) -> None:
     """Forked from a patched master, also after a recycle; gunicorn draws the jitter itself."""
     pytest.importorskip("gunicorn")
     proxy = start_proxy("--run_gunicorn", *OPTIONS, workers=2)
     first = set(proxy.workers())
-    load_until(proxy, pattern=GUNICORN_STARTED, times=4)
+    report = load(proxy, 90, seen(proxy, GUNICORN_STARTED, 5))
+    assert report.failures == {}
     proxy.wait_workers(2)
     assert set(proxy.workers()) != first
-    for limit in LIMIT_REACHED.findall(proxy.log_text()):
+    for limit in GUNICORN_LIMIT.findall(proxy.log_text()):
         assert LIMIT <= int(limit) <= LIMIT + JITTER
     if has_shared_session:
         assert_recycled_workers_heal(proxy, first)

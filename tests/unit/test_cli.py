@@ -57,6 +57,31 @@ def test_a_bad_jitter_in_the_environment_is_a_usage_error() -> None:
     assert "max_requests_jitter" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max_restarting_workers", "0"),
+        ("--max_worker_memory_mb", "0"),
+        ("--max_worker_memory_mb", "1.5"),
+        ("--max_worker_lifetime", "0"),
+        ("--max_worker_lifetime", "nan"),
+        ("--max-worker-lifetime", "inf"),
+        ("--worker_limit_jitter", "1"),
+        ("--worker_limit_jitter", "-0.1"),
+        ("--min_worker_lifetime", "-1"),
+        ("--worker_boot_timeout", "0"),
+        ("--worker_drain_timeout", "0"),
+        ("--worker-drain-timeout", "soon"),
+        ("--worker_hang_timeout", "0.5"),
+    ],
+)
+def test_a_bad_value_is_a_usage_error(option: str, value: str) -> None:
+    result = run("--config", "config.yaml", option, value)
+    assert result.returncode == 2
+    assert option.strip("-").replace("-", "_") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_an_unknown_patch_to_disable_is_a_usage_error() -> None:
     result = run("--config", "config.yaml", LITELLM_RESILIENCE_DISABLE="stream-release,typo")
     assert result.returncode == 2

@@ -1,0 +1,67 @@
+"""LiteLLM's proxy as the supervisor sees it: loaded once, logged like the rest of it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+from litellm_resilience import asgi
+from litellm_resilience.patches.warmup import warm_up
+from litellm_resilience.supervisor import preload
+
+REAPER_THREAD = "litellm-orphan-query-engine-reaper"
+"""LiteLLM 1.106.0 and later (litellm/proxy/db/query_engine_reaper.py): sleeps between two looks at
+/proc, and holds no lock that a worker needs."""
+
+
+class LiteLLMHost:
+    """LiteLLM's proxy.
+
+    Args:
+        reads: what modules have read of the environment, if that was watched.
+    """
+
+    def __init__(self, reads: preload.ImportReads | None = None) -> None:
+        self._reads = reads
+
+    def log(self) -> logging.Logger:
+        """Return a logger that writes as LiteLLM's proxy does, JSON included, from INFO on.
+
+        LiteLLM's own loggers say nothing at INFO unless asked to; what happens to workers is said
+        always, as uvicorn does. Handlers belong to the parent logger.
+        """
+        parent = importlib.import_module("litellm._logging").verbose_proxy_logger
+        log = logging.getLogger(f"{parent.name}.workers")
+        log.setLevel(logging.INFO)
+        log.disabled = False
+        return log
+
+    def preload(self, workers: int) -> str | None:
+        """Load and warm up the patched proxy; say why workers should not be forked, if so."""
+        asgi.create_app()
+        reason = _reserve_for_forking() or self._obstacle()
+        if reason is not None:
+            return reason
+        warm_up(workers)
+        reason = self._obstacle()
+        return reason and f"after the warm-up {reason}"
+
+    def _obstacle(self) -> str | None:
+        return preload.obstacle(self._reads, {REAPER_THREAD})
+
+
+def _reserve_for_forking() -> str | None:
+    """Keep LiteLLM's Rust extension from starting threads here, if there is one.
+
+    They would not live on in a forked worker, where every native call would then fail:
+    litellm/rust_bridge/fork_guard.py.
+    """
+    try:
+        guard = importlib.import_module("litellm.rust_bridge.fork_guard")
+    except ImportError:
+        return None
+    try:
+        guard.reserve_process_for_forking("the supervisor")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,158 @@
+"""A uvicorn server that announces its end and answers everything before it.
+
+uvicorn closes idle keep-alive connections at once, unannounced, so each client's next request
+fails. Here every reply during the drain says `Connection: close`, and an idle connection is kept
+for one last request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.server import Server
+
+if TYPE_CHECKING:
+    import socket
+
+CLOSE = (b"connection", b"close")
+TICK = 0.1
+"""Seconds between two looks, as in uvicorn's own loop."""
+SETTLE = 0.3
+"""Seconds in which a connection that was accepted just before may still appear."""
+TLS_SETTLE = 2.0
+"""The same where a connection appears only after its TLS handshake."""
+STOP_GRACE = 1.0
+"""Seconds an idle connection is kept for one last request when the whole server stops."""
+LEFTOVER_GRACE = 1
+"""Seconds for what is cancelled at the end of the drain timeout to unwind."""
+
+
+class DrainingServer(Server):
+    """A uvicorn server with an announced drain.
+
+    A drain begins when uvicorn would shut down. While the server is only being recycled it may
+    take up to `drain_timeout`; once a signal asked it to stop, up to uvicorn's own
+    `timeout_graceful_shutdown` if there is one.
+
+    Attributes:
+        drain_timeout: seconds.
+        draining: whether the drain has begun.
+    """
+
+    drain_timeout: float = 600.0
+    draining: bool = False
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what uvicorn does ten times a second; announce the end while draining."""
+        ended = await super().on_tick(counter)
+        if self.draining:
+            self._announce()
+        return ended
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then shut down as uvicorn does."""
+        self.draining = True
+        self._stop_accepting(sockets or [])
+        self._forget_request_limit()
+        await self._drain()
+        if self.server_state.connections or self.server_state.tasks:
+            self.config.timeout_graceful_shutdown = LEFTOVER_GRACE
+        await super().shutdown(sockets=sockets)
+
+    def _stop_accepting(self, sockets: list[socket.socket]) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets:
+            listener.close()
+
+    def _forget_request_limit(self) -> None:
+        """Keep `on_tick` from logging the limit again on every tick of the drain."""
+        self.config.limit_max_requests = None
+        self.__dict__.pop("limit_max_requests", None)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        state = self.server_state
+        began = loop.time()
+        settled = began + (TLS_SETTLE if self.config.is_ssl else SETTLE)
+        stop_asked = math.inf
+        idle_since: dict[Any, float] = {}
+        counter = 0
+        self._announce()
+        while not self.force_exit:
+            now = loop.time()
+            if self.should_exit and now < stop_asked:
+                stop_asked = now
+                settled = min(settled, now + SETTLE)
+                _close_websockets(state.connections)
+            if now >= min(began + self.drain_timeout, stop_asked + self._stop_timeout):
+                return
+            if now >= settled and not state.connections and not state.tasks:
+                return
+            idle_since = {
+                connection: idle_since.get(connection, now)
+                for connection in state.connections
+                if is_idle(connection)
+            }
+            grace: float = self.config.timeout_keep_alive
+            if self.should_exit:
+                grace = min(grace, STOP_GRACE)
+            for connection, since in idle_since.items():
+                if now - since >= grace:
+                    connection.shutdown()
+            await asyncio.sleep(TICK)
+            counter += 1
+            await self.on_tick(counter)
+
+    @property
+    def _stop_timeout(self) -> float:
+        timeout = self.config.timeout_graceful_shutdown
+        return self.drain_timeout if timeout is None else timeout
+
+    def _announce(self) -> None:
+        """Let every reply that has not begun yet say that it is the last on its connection.
+
+        A request keeps the list of headers that was current when it came; uvicorn makes a new one
+        every second.
+        """
+        headers = self.server_state.default_headers
+        if CLOSE not in headers:
+            headers.append(CLOSE)
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                own = cycle.default_headers
+                if CLOSE not in own:
+                    cycle.default_headers = [*own, CLOSE]
+
+
+def is_idle(connection: Any) -> bool:
+    """Say whether an HTTP/1.1 connection of uvicorn neither serves nor receives a request.
+
+    Args:
+        connection: a member of uvicorn's `ServerState.connections`. Of another protocol (WebSocket,
+            HTTP/2) it never counts as idle.
+    """
+    if not hasattr(connection, "cycle"):
+        return False
+    cycle = connection.cycle
+    if cycle is not None and not cycle.response_complete:
+        return False
+    return not _request_begun(connection, cycle)
+
+
+def _request_begun(connection: Any, cycle: Any) -> bool:
+    """Say whether the first bytes of a request have come, but not all of its headers."""
+    parser: Any = getattr(connection, "conn", None)
+    if hasattr(parser, "trailing_data"):
+        return bool(parser.trailing_data[0])
+    scope = getattr(connection, "scope", None)
+    return scope is not None and (cycle is None or cycle.scope is not scope)
+
+
+def _close_websockets(connections: set[Any]) -> None:
+    for connection in list(connections):
+        if not hasattr(connection, "cycle") and not hasattr(connection, "cycles"):
+            connection.shutdown()

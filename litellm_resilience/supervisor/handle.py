@@ -1,0 +1,195 @@
+"""The supervisor's view of one worker: a state machine around its process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.supervisor import memory
+from litellm_resilience.supervisor.limits import MEGABYTE
+from litellm_resilience.supervisor.policy import Due, State, Worker
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from litellm_resilience.supervisor.limits import Limits
+    from litellm_resilience.supervisor.link import Said, SupervisorEnd
+
+STACK_DUMP_SECONDS = 0.5
+"""How long a worker that is about to be killed may print its stacks."""
+
+
+class Handle:
+    """One worker.
+
+    Args:
+        number: identifies it.
+        process: its process, started.
+        link: the supervisor's end.
+        limits: what it may do, hold and live.
+        now: seconds of the supervisor's clock.
+
+    Attributes:
+        state: where it is in its life.
+        since: when it entered that state.
+        ready_at: when it became ready.
+        due: why it should be replaced; `reason` says it in words.
+        killed_because: why it was killed, if it was.
+        successor: the name of the worker that takes its place, if it is known.
+    """
+
+    def __init__(
+        self, number: int, process: BaseProcess, link: SupervisorEnd, limits: Limits, now: float
+    ) -> None:
+        self.number = number
+        self.process = process
+        self.link = link
+        self.limits = limits
+        self.state = State.BOOTING
+        self.since = now
+        self.ready_at: float | None = None
+        self.due: Due | None = None
+        self.reason = ""
+        self.killed_because: str | None = None
+        self.successor: str | None = None
+        self._due_at = now
+        self._turns = 0
+        self._turned_at = now
+        self._memory = 0
+        self._kill_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How it is called in the log."""
+        return f"worker {self.number} (pid {self.process.pid})"
+
+    @property
+    def waitables(self) -> list[Any]:
+        """What becomes readable when it says something or ends."""
+        sentinel = self.process.sentinel
+        return [self.link.connection, sentinel] if self.link.open else [sentinel]
+
+    @property
+    def ended_as_asked(self) -> bool:
+        """Whether it ended by itself, or by a signal that uvicorn raises again after its drain."""
+        asked = (0, -signal.SIGTERM, -signal.SIGINT)
+        return self.killed_because is None and self.process.exitcode in asked
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has answered."""
+        return self.link.figures.requests
+
+    @property
+    def memory(self) -> int:
+        """Resident memory in bytes when last looked at."""
+        return self._memory
+
+    def enter(self, state: State, now: float) -> float:
+        """Change the state; return how many seconds the last one took."""
+        took = now - self.since
+        self.state, self.since = state, now
+        if state is State.SERVING:
+            self.ready_at = self._turned_at = now
+        return took
+
+    def heard(self) -> list[Said]:
+        """Return what the worker has said since the last call."""
+        return self.link.heard()
+
+    def observe(self, now: float) -> bool:
+        """Look at its figures; say whether it has newly reached a limit.
+
+        Args:
+            now: seconds of the supervisor's clock.
+        """
+        if self.link.figures.turns != self._turns:
+            self._turns = self.link.figures.turns
+            self._turned_at = now
+        if self.state is not State.SERVING or self.process.pid is None:
+            return False
+        if self.limits.memory is not None:
+            self._memory = memory.resident(self.process.pid)
+            if self._memory > self.limits.memory:
+                held, allowed = self._memory // MEGABYTE, self.limits.memory // MEGABYTE
+                return self.make_due(Due.MEMORY, f"holds {held} of {allowed} MB", now)
+        if self.limits.lifetime is not None and self.ready_at is not None:
+            age = now - self.ready_at
+            if age >= self.limits.lifetime:
+                return self.make_due(Due.LIFETIME, f"has served for {age:.0f} s", now)
+        return False
+
+    def reached_request_limit(self, now: float) -> bool:
+        """Note that the worker said so; say whether that was news."""
+        return self.make_due(Due.REQUESTS, f"has answered {self.requests} requests", now)
+
+    def make_due(self, due: Due, reason: str, now: float) -> bool:
+        """Note why it should be replaced, unless there is a reason already; say whether not."""
+        if self.due is not None:
+            return False
+        self.due, self.reason, self._due_at = due, reason, now
+        return True
+
+    def forgive(self, seconds: float) -> None:
+        """Do not count a time in which the supervisor itself stood still."""
+        self._turned_at += seconds
+        self.since += seconds
+
+    def drain(self) -> None:
+        """Tell it to drain."""
+        self.link.drain()
+
+    def stop(self) -> None:
+        """Ask it to end soon: the drain that a signal begins."""
+        self.signal(signal.SIGTERM)
+
+    def kill(self, reason: str, now: float) -> None:
+        """Have it print its stacks, and kill it a moment later."""
+        self.killed_because = reason
+        if hasattr(signal, "SIGQUIT") and self.state is not State.BOOTING:
+            self.signal(signal.SIGQUIT)
+            self._kill_at = now + STACK_DUMP_SECONDS
+        else:
+            self.kill_now()
+
+    def kill_if_due(self, now: float) -> None:
+        """Kill it if its moment has passed."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self.kill_now()
+
+    def kill_now(self) -> None:
+        """Kill it without delay."""
+        with contextlib.suppress(OSError, AttributeError):
+            self.process.kill()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        # Only the supervisor reaps it, so its number cannot have been taken by another process.
+        if self.process.exitcode is None and self.process.pid is not None:
+            with contextlib.suppress(OSError):
+                os.kill(self.process.pid, number)
+
+    def has_ended(self) -> bool:
+        """Say whether the process has ended, and reap it."""
+        return self.process.exitcode is not None
+
+    def close(self) -> None:
+        """Release what the supervisor holds for it."""
+        self.link.close()
+        self.process.close()
+
+    def view(self) -> Worker:
+        """Return what the policy needs to know."""
+        return Worker(
+            number=self.number,
+            state=self.state,
+            since=self.since,
+            ready_at=self.ready_at,
+            turned_at=self._turned_at,
+            due=self.due,
+            due_at=self._due_at,
+            memory=self._memory,
+            doomed=self.killed_because is not None,
+        )

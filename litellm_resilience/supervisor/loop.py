@@ -1,0 +1,305 @@
+"""The supervisor: starts workers, listens to them, and does what the policy says."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing.connection
+import random
+import signal
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.supervisor import policy
+from litellm_resilience.supervisor.handle import Handle
+from litellm_resilience.supervisor.link import Link, Said
+from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.restarts import Restarts
+from litellm_resilience.supervisor.worker import Assignment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.process import BaseProcess
+
+    from uvicorn.config import Config
+
+    from litellm_resilience.supervisor.journal import Journal
+    from litellm_resilience.supervisor.launch import Launcher
+    from litellm_resilience.supervisor.limits import Limits, Recycling
+
+LOOK_INTERVAL = 0.5
+"""Seconds after which the supervisor looks at its workers even if none says anything."""
+STOOD_STILL = 5.0
+"""A gap between two looks that means the supervisor was suspended, in seconds."""
+STOP_MARGIN = 10.0
+"""Seconds that a worker may take to shut its application down after its drain."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many workers to keep, and how.
+
+    Args:
+        workers: how many should serve.
+        settings: how they are supervised.
+        recycling: the limits they draw theirs from.
+    """
+
+    workers: int
+    settings: policy.Settings
+    recycling: Recycling
+
+
+class Supervisor:
+    """Keeps workers serving on sockets that it owns.
+
+    Args:
+        config: uvicorn's settings.
+        sockets: bound sockets.
+        plan: how many workers to keep, and how.
+        launcher: starts a worker process.
+        journal: told every event.
+        clock: monotonic time in seconds.
+        source: what limits are drawn with.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: list[socket.socket],
+        plan: Plan,
+        launcher: Launcher,
+        journal: Journal,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        source: random.Random | None = None,
+    ) -> None:
+        self._config = config
+        self._sockets = sockets
+        self._plan = plan
+        self._launcher = launcher
+        self._journal = journal
+        self._clock = clock
+        self._random = source or random.Random()
+        self._target = plan.workers
+        self._workers: list[Handle] = []
+        self._started = 0
+        self._restarts = Restarts()
+        self._ever_ready = False
+        self._boot_failure: int | None = None
+        self._signals: deque[int] = deque()
+        self._wake, self._waker = socket.socketpair()
+        self._stop_deadline: float | None = None
+        self._looked_at = clock()
+        self.exit_status = 0
+
+    def run(self) -> int:
+        """Supervise until asked to stop.
+
+        Returns:
+            The exit status: 0, or that of a worker if none of the first generation could start.
+        """
+        with self._handling_signals():
+            try:
+                while self._step():
+                    self._wait()
+            finally:
+                for worker in self._workers:
+                    worker.kill_now()
+        self._journal.stopped()
+        return self.exit_status
+
+    def _step(self) -> bool:
+        """Do everything there is to do now; say whether anything is left to supervise."""
+        now = self._clock()
+        self._forgive_standstill(now)
+        while self._signals:
+            self._obey(self._signals.popleft(), now)
+        for worker in list(self._workers):
+            self._look_at(worker, now)
+        if self._stop_deadline is not None:
+            self._press_on(now)
+            return bool(self._workers)
+        for action in policy.decide(now, self._views(), self._plan.settings, self._demand()):
+            self._perform(action, now)
+        return True
+
+    def _views(self) -> list[policy.Worker]:
+        return [worker.view() for worker in self._workers]
+
+    def _demand(self) -> policy.Demand:
+        return policy.Demand(
+            target=self._target,
+            start_not_before=self._restarts.not_before,
+            ever_ready=self._ever_ready,
+            boot_failed=self._boot_failure is not None,
+        )
+
+    def _forgive_standstill(self, now: float) -> None:
+        gap = now - self._looked_at
+        self._looked_at = now
+        if gap > STOOD_STILL:
+            for worker in self._workers:
+                worker.forgive(gap)
+
+    def _look_at(self, worker: Handle, now: float) -> None:
+        ended = worker.has_ended()
+        for message in worker.heard():
+            self._listen(worker, message, now)
+        if ended:
+            self._bury(worker, now)
+            return
+        worker.kill_if_due(now)
+        if worker.observe(now):
+            self._journal.due(worker, now - (worker.ready_at or now))
+
+    def _listen(self, worker: Handle, message: Said, now: float) -> None:
+        if message is Said.READY and worker.state is State.BOOTING:
+            self._journal.ready(worker, worker.enter(State.SERVING, now))
+            self._restarts.ready()
+            self._ever_ready = True
+        elif message is Said.LIMIT and worker.reached_request_limit(now):
+            self._journal.due(worker, now - (worker.ready_at or now))
+        elif message is Said.DRAINING:
+            if worker.state is not State.DRAINING:
+                worker.enter(State.DRAINING, now)
+            self._journal.draining(worker)
+
+    def _bury(self, worker: Handle, now: float) -> None:
+        self._workers.remove(worker)
+        if worker.state is State.DRAINING and worker.ended_as_asked:
+            self._journal.drained(worker, now - worker.since)
+        elif worker.state is State.DRAINING or self._stop_deadline is not None:
+            self._journal.lost(worker)
+        elif worker.ready_at is None:
+            self._boot_failure = worker.process.exitcode
+            self._journal.boot_failed(worker, self._restarts.boot_failed(now))
+        else:
+            self._journal.died(worker, self._restarts.died(now, now - worker.ready_at))
+        worker.close()
+
+    def _perform(self, action: policy.Action, now: float) -> None:
+        if isinstance(action, policy.Start):
+            self._start(now)
+        elif isinstance(action, policy.GiveUp):
+            self._journal.gave_up()
+            failure = self._boot_failure or 0
+            self.exit_status = failure if failure > 0 else 1
+            self._stop(now)
+        else:
+            worker = next(w for w in self._workers if w.number == action.number)
+            if isinstance(action, policy.Retire):
+                worker.enter(State.RETIRING, now)
+                self._journal.retiring(worker)
+            elif isinstance(action, policy.Drain):
+                worker.successor = self._newest()
+                worker.enter(State.DRAINING, now)
+                worker.drain()
+            else:
+                worker.kill(action.reason, now)
+                self._journal.killing(worker)
+
+    def _newest(self) -> str | None:
+        serving = [worker for worker in self._workers if worker.state is State.SERVING]
+        newest = max(serving, key=lambda worker: worker.number, default=None)
+        return newest.name if newest is not None else None
+
+    def _start(self, now: float) -> None:
+        limits = self._plan.recycling.draw(self._random)
+        try:
+            link = Link.create(self._launcher.context)
+            process = self._launch(link, limits)
+        except OSError as error:
+            self._journal.not_started(error, self._restarts.boot_failed(now))
+            self._boot_failure = self._boot_failure or 1
+            return
+        self._started += 1
+        worker = Handle(self._started, process, link.supervisor, limits, self._clock())
+        self._workers.append(worker)
+        self._journal.started(worker)
+
+    def _launch(self, link: Link, limits: Limits) -> BaseProcess:
+        assignment = Assignment(
+            config=self._config,
+            sockets=self._sockets,
+            link=link.worker,
+            request_limit=limits.requests,
+            drain_timeout=self._plan.settings.drain_timeout,
+        )
+        try:
+            return self._launcher.start(assignment, [link.supervisor, *self._resources()])
+        except OSError:
+            link.supervisor.close()
+            raise
+        finally:
+            link.worker.close()
+
+    def _resources(self) -> list[Any]:
+        return [self._wake, self._waker, *(worker.link for worker in self._workers)]
+
+    def _obey(self, number: int, now: float) -> None:
+        name = signal.Signals(number).name
+        if name in ("SIGTERM", "SIGINT", "SIGBREAK"):
+            if self._stop_deadline is None:
+                self._journal.asked(f"{name}: stopping")
+                self._stop(now)
+            elif name == "SIGINT":
+                self._journal.asked("SIGINT again: stopping at once")
+                self._stop_deadline = now
+        elif self._stop_deadline is not None:
+            return
+        elif name == "SIGHUP":
+            self._journal.asked(f"{name}: replacing all workers")
+            for worker in self._workers:
+                worker.make_due(Due.ROLL, "is of before the SIGHUP", now)
+        else:
+            step = 1 if name == "SIGTTIN" else -1
+            self._target = max(1, self._target + step)
+            self._journal.asked(f"{name}: {self._target} workers from now on")
+
+    def _stop(self, now: float) -> None:
+        timeout = self._config.timeout_graceful_shutdown
+        grace = self._plan.settings.drain_timeout if timeout is None else timeout
+        self._stop_deadline = now + grace + STOP_MARGIN
+        for worker in self._workers:
+            worker.stop()
+
+    def _press_on(self, now: float) -> None:
+        if self._stop_deadline is not None and now >= self._stop_deadline:
+            for worker in self._workers:
+                worker.kill_now()
+
+    def _wait(self) -> None:
+        """Sleep until a worker says something or ends, a signal comes, or it is time to look."""
+        waiting: list[Any] = [self._wake]
+        for worker in self._workers:
+            waiting += worker.waitables
+        pause = self._restarts.not_before - self._clock()
+        timeout = min(LOOK_INTERVAL, pause if pause > 0 else math.inf)
+        multiprocessing.connection.wait(waiting, timeout)
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+
+    @contextlib.contextmanager
+    def _handling_signals(self) -> Iterator[None]:
+        """Put signals in a queue and wake the loop; nothing else happens in a handler."""
+        names = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP", "SIGTTIN", "SIGTTOU")
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        previous = {
+            number: signal.signal(number, lambda got, _: self._signals.append(got))
+            for number in numbers
+        }
+        wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._wake.close()
+            self._waker.close()

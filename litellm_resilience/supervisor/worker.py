@@ -1,0 +1,144 @@
+"""The worker process: one server that says when it is ready or has had enough, and obeys."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import signal
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.supervisor.drain import DrainingServer
+from litellm_resilience.supervisor.link import Said, Told
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+    from uvicorn.config import Config
+
+    from litellm_resilience.supervisor.link import WorkerEnd
+
+STARTUP_FAILURE = 3
+"""uvicorn's exit status for an application that did not start."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker needs to know; can be sent to a worker that is spawned.
+
+    Args:
+        config: uvicorn's settings.
+        sockets: the listening sockets, shared by all workers.
+        link: to the supervisor.
+        request_limit: answered requests after which it asks to be replaced; None for no limit.
+        drain_timeout: seconds its drain may take while it is being recycled.
+    """
+
+    config: Config
+    sockets: list[socket.socket]
+    link: WorkerEnd
+    request_limit: int | None
+    drain_timeout: float
+
+
+class WorkerServer(DrainingServer):
+    """A server that keeps serving at its limit, until it is told to drain.
+
+    Args:
+        assignment: what it needs to know.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        assignment.config.limit_max_requests = None
+        super().__init__(assignment.config)
+        self.drain_timeout = assignment.drain_timeout
+        self._link = assignment.link
+        self._request_limit = assignment.request_limit
+        self._told_to_drain = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, then say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._link.say(Said.READY)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Note that the loop turns, report the limit, obey the supervisor."""
+        answered = self.server_state.total_requests
+        self._link.turned(answered)
+        if self._request_limit is not None and answered >= self._request_limit:
+            self._request_limit = None
+            self._link.say(Said.LIMIT)
+        told = self._link.told()
+        if told is Told.DRAIN:
+            self._told_to_drain = True
+        elif told is Told.GONE:
+            self.should_exit = True
+        return await super().on_tick(counter) or self._told_to_drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that nothing new is accepted, also when it was not the supervisor's idea."""
+        self._link.say(Said.DRAINING)
+        await super().shutdown(sockets=sockets)
+
+
+def run_forked(assignment: Assignment, inherited: Iterable[Any]) -> None:
+    """Serve in a process that was forked from the supervisor.
+
+    Args:
+        assignment: what the worker needs to know.
+        inherited: what belongs to the supervisor: closed here, or the other workers would not
+            notice its end.
+    """
+    signal.set_wakeup_fd(-1)
+    _default_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    for resource in inherited:
+        resource.close()
+    _serve(assignment)
+
+
+def run_spawned(assignment: Assignment) -> None:
+    """Serve in a process that was started afresh."""
+    _default_signals()
+    assignment.config.configure_logging()
+    _serve(assignment)
+
+
+def _serve(assignment: Assignment) -> None:
+    _dump_stacks_on_request()
+    server = WorkerServer(assignment)
+    server.run(sockets=assignment.sockets)
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+def _dump_stacks_on_request() -> None:
+    """Print all threads' stacks on SIGQUIT, also when the event loop is blocked, and on a crash."""
+    if sys.stderr is None:
+        return
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # stderr may be no real file
+        faulthandler.enable()
+        if hasattr(signal, "SIGQUIT"):
+            faulthandler.register(signal.SIGQUIT)
+
+
+def _default_signals() -> None:
+    """Answer signals as a worker: the supervisor, not the terminal, decides when it ends.
+
+    uvicorn handles SIGINT and SIGTERM while it serves, and raises them again afterwards.
+    """
+    for name in ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _ignore)
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _ignore(*_: object) -> None:
+    """Stand in for SIG_IGN, which the processes that a worker starts would inherit."""
+
+
+def _exit(*_: object) -> None:
+    sys.exit(0)

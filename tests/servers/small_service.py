@@ -1,0 +1,109 @@
+"""A small ASGI application under our supervisor, without LiteLLM, as a program.
+
+Takes one JSON object: `settings` and `recycling` of `Supervision`, `spawn`, and `uvicorn`, the
+arguments of `uvicorn.run`. What the application does is told by the path of a request and by the
+file `mode` in the working directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from litellm_resilience.patches import servers, workers
+from litellm_resilience.patches.base import Changes
+from litellm_resilience.supervisor.limits import Recycling
+from litellm_resilience.supervisor.policy import Settings
+
+HOARD: list[bytes] = []
+
+
+def mode() -> str:
+    """Return what the tests want of workers that start now."""
+    path = Path("mode")
+    return path.read_text() if path.exists() else ""
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    while (await receive()).get("more_body"):
+        pass
+    action, _, argument = scope["path"].strip("/").partition("/")
+    if action == "stream":
+        await _stream(send, int(argument))
+        return
+    if action == "wait":
+        await asyncio.sleep(float(argument))
+    elif action == "block":
+        time.sleep(float(argument))  # noqa: ASYNC251
+    elif action == "exit":
+        os._exit(int(argument))
+    elif action == "hoard":
+        HOARD.append(os.urandom(int(argument) * 1024 * 1024))
+    await _reply(send, f"{os.getpid()} {mode()}".encode())
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    await receive()
+    if mode() == "slow":
+        await asyncio.sleep(3600)
+    if mode() == "broken":
+        await send({"type": "lifespan.startup.failed", "message": "broken on purpose"})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _reply(send: Any, body: bytes) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(send: Any, chunks: int) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(chunks):
+        await send({"type": "http.response.body", "body": b"chunk\n", "more_body": True})
+        await asyncio.sleep(0.1)
+    await send({"type": "http.response.body", "body": b"done\n"})
+
+
+class SmallHost:
+    """Logs to stderr; forks unless told not to."""
+
+    def __init__(self, *, spawn: bool) -> None:
+        self._spawn = spawn
+
+    def log(self) -> logging.Logger:
+        logging.basicConfig(format="%(message)s", level=logging.INFO)
+        return logging.getLogger("workers")
+
+    def preload(self, workers: int) -> str | None:
+        return "asked to spawn" if self._spawn else None
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    supervision = workers.Supervision(
+        Settings(**options["settings"]), Recycling(**options["recycling"])
+    )
+    arguments = options["uvicorn"]
+    if options["limit"] is not None:
+        arguments |= servers.recycling_arguments(options["limit"], options["jitter"])
+    workers.intercept(Changes(), supervision, SmallHost(spawn=options["spawn"]))
+    uvicorn.run("small_service:app", **arguments)
+
+
+if __name__ == "__main__":
+    main()

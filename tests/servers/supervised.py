@@ -1,0 +1,185 @@
+"""A supervised service without LiteLLM, started in a fraction of a second, and its client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from litellm_resilience.demo.proxy import free_port
+
+HERE = Path(__file__).parent
+READY = re.compile(r"Worker \d+ \(pid (\d+)\) ready")
+DEADLINE = 30.0
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+    """Return the condition's first true value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.01)
+    return value
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs (a zombie does not)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+class Client:
+    """One keep-alive connection that never retries and never opens another."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        self._connection.connect()
+        self._connection.auto_open = 0
+        self.told_to_close = False
+
+    def get(self, path: str = "/") -> str:
+        """Return the body of the reply."""
+        self._connection.request("GET", path)
+        response = self._connection.getresponse()
+        self.told_to_close = response.getheader("connection", "") == "close"
+        body = response.read().decode()
+        assert response.status == 200, body
+        return body
+
+    def pid(self) -> int:
+        """Return which worker answers."""
+        return int(self.get().split()[0])
+
+    def begin(self, path: str) -> Callable[[], str]:
+        """Send a request; return what reads the rest of the reply."""
+        self._connection.request("GET", path)
+
+        def finish() -> str:
+            response = self._connection.getresponse()
+            self.told_to_close = response.getheader("connection", "") == "close"
+            return response.read().decode()
+
+        return finish
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Service:
+    """The service as a process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = directory / "log"
+        self.port = 0
+
+    def start(
+        self,
+        *,
+        workers: int = 2,
+        limit: int | None = None,
+        jitter: int = 0,
+        settings: dict[str, float] | None = None,
+        recycling: dict[str, float] | None = None,
+        spawn: bool = False,
+        ready: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Start it and wait until the workers are ready."""
+        self.port = free_port()
+        options = {
+            "settings": settings or {},
+            "recycling": recycling or {},
+            "spawn": spawn,
+            "limit": limit,
+            "jitter": jitter,
+            "uvicorn": {"port": self.port, "workers": workers, "access_log": False, **arguments},
+        }
+        path = os.pathsep.join([str(HERE), *sys.path])
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / "small_service.py"), json.dumps(options)],
+                cwd=self._directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        wanted = workers if ready is None else ready
+        self.wait(lambda: len(self.ever_ready()) >= wanted, f"{wanted} ready workers")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def count(self, text: str) -> int:
+        return self.log().count(text)
+
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait for a condition; the log is shown if it does not come true."""
+        try:
+            return wait_for(condition, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; log:\n{self.log()}") from None
+
+    def wait_log(self, text: str, times: int = 1) -> None:
+        self.wait(lambda: self.count(text) >= times, f"{times} times {text!r} in the log")
+
+    def ever_ready(self) -> list[int]:
+        """Return the pids of all workers that were ever ready, oldest first."""
+        return [int(pid) for pid in READY.findall(self.log())]
+
+    def living(self) -> list[int]:
+        return [pid for pid in self.ever_ready() if alive(pid)]
+
+    def wait_living(self, count: int) -> list[int]:
+        """Wait until exactly so many workers that were ready live."""
+        self.wait(lambda: len(self.living()) == count, f"{count} living workers")
+        return self.living()
+
+    def set_mode(self, mode: str) -> None:
+        (self._directory / "mode").write_text(mode)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def client(self) -> Client:
+        return Client(self.port)
+
+    def client_of(self, pid: int) -> Client:
+        """Return a connection to this worker."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            client = self.client()
+            if client.pid() == pid:
+                return client
+            client.close()
+        raise AssertionError(f"worker {pid} never answered")
+
+    def wait_exit(self) -> int:
+        """Return the exit status."""
+        self.wait(lambda: self.process.poll() is not None, "end")
+        return self.process.wait()
+
+    def kill_all(self) -> None:
+        if self._process is not None:
+            for pid in [self._process.pid, *self.living()]:
+                if alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.wait()

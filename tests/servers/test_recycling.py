@@ -1,0 +1,190 @@
+"""Recycling real uvicorn workers under load, without LiteLLM."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+from supervised import Service
+
+from litellm_resilience.demo.load import LoadReport, run_load
+
+LIMIT, JITTER = 40, 20
+
+
+def load(service: Service, seconds: float, clients: int = 4) -> LoadReport:
+    """Keep-alive load that counts an unannounced close of an idle connection as a failure."""
+    return asyncio.run(
+        run_load(
+            "127.0.0.1",
+            service.port,
+            clients=clients,
+            seconds=seconds,
+            body={},
+            path="/wait/0.01",
+            notice_idle_close=False,
+        )
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_request_is_lost_while_workers_are_recycled(
+    service: Service, workers: int, loop: str
+) -> None:
+    pytest.importorskip(loop)
+    service.start(
+        workers=workers, limit=LIMIT, jitter=JITTER, settings={"min_lifetime": 0}, loop=loop
+    )
+    report = load(service, 2)
+    assert report.failures == {}
+    assert report.silent_seconds() == 0
+    service.wait_log(" drained after ", times=3)
+
+
+def test_every_worker_draws_its_limit(service: Service) -> None:
+    """The line that reports the limit tells the count at most one tick after it was reached."""
+    service.start(workers=2, limit=LIMIT, jitter=100, settings={"min_lifetime": 0})
+    report = load(service, 3)
+    assert report.failures == {}
+    words = [line.split() for line in service.log().splitlines() if "will be replaced" in line]
+    counts = [int(line[line.index("answered") + 1]) for line in words]
+    assert len(counts) >= 3
+    assert all(LIMIT <= count <= LIMIT + 100 + 100 for count in counts), counts
+    assert len(set(counts)) > 1
+
+
+def test_spawned_workers_are_recycled_as_well(service: Service) -> None:
+    service.start(workers=2, limit=LIMIT, settings={"min_lifetime": 0}, spawn=True)
+    assert "Supervising 2 workers, spawned: asked to spawn" in service.log()
+    report = load(service, 3)
+    assert report.failures == {}
+    service.wait_log(" drained after ")
+
+
+def test_the_replacement_serves_before_the_old_worker_drains(service: Service) -> None:
+    service.start(workers=1, limit=5, settings={"min_lifetime": 0})
+    (old,) = service.living()
+    client = service.client()
+    for _ in range(5):
+        assert client.pid() == old
+    service.wait_log(" drained after ")
+    log = service.log()
+    assert log.index("ready after", log.index("Worker 2 (pid")) < log.index(
+        " draining, replaced by "
+    )
+
+
+def test_an_idle_connection_is_kept_for_one_last_request(service: Service) -> None:
+    service.start(workers=1, limit=3, settings={"min_lifetime": 0}, timeout_keep_alive=60)
+    (old,) = service.living()
+    idle, busy, unused = service.client(), service.client(), service.client()
+    assert idle.pid() == old
+    assert not idle.told_to_close
+    for _ in range(3):
+        busy.pid()
+    service.wait_log("draining, replaced by")
+    service.wait(lambda: service.client().pid() != old, "reply of the new worker")
+    service.wait(lambda: idle.pid() == old and idle.told_to_close, "announcement")
+    assert busy.pid() == old
+    assert unused.pid() == old
+    service.wait_log(" drained after ")
+
+
+def test_an_idle_connection_is_closed_at_its_keep_alive_timeout(service: Service) -> None:
+    service.start(workers=1, limit=2, settings={"min_lifetime": 0}, timeout_keep_alive=1)
+    unused, busy = service.client(), service.client()
+    busy.pid()
+    busy.pid()
+    service.wait_log(" drained after ")
+    with pytest.raises((ConnectionError, OSError)):
+        unused.pid()
+
+
+def test_a_reply_that_was_under_way_says_that_it_is_the_last(service: Service) -> None:
+    """Its headers were chosen by a list that uvicorn has replaced since."""
+    service.start(workers=1, settings={"min_lifetime": 0}, limit=1)
+    (old,) = service.living()
+    slow = service.client()
+    finish = slow.begin("/wait/3")
+    assert service.client().pid() == old
+    service.wait_log("draining, replaced by")
+    assert int(finish().split()[0]) == old
+    assert slow.told_to_close
+
+
+def test_a_stream_runs_to_its_end_on_the_old_worker(service: Service) -> None:
+    service.start(workers=1, limit=1, settings={"min_lifetime": 0})
+    stream = service.client()
+    finish = stream.begin("/stream/30")
+    service.client().pid()
+    service.wait_log("draining, replaced by")
+    assert service.client().get()
+    assert finish().endswith("done\n")
+
+
+def test_the_drain_timeout_ends_a_stream_that_does_not(service: Service) -> None:
+    service.start(workers=1, limit=1, settings={"min_lifetime": 0, "drain_timeout": 1})
+    finish = service.client().begin("/stream/600")
+    (old,) = service.living()
+    service.client().pid()
+    service.wait_log(f"(pid {old}) drained after ")
+    with pytest.raises(Exception):  # noqa: B017, PT011 - http.client raises one of several
+        finish()
+    assert service.living()
+
+
+def most_in_replacement(service: Service, workers: int) -> int:
+    """Return how many were being replaced at once, at most."""
+    most = retiring = ready = 0
+    for line in service.log().splitlines():
+        if " retiring: " in line:
+            retiring += 1
+        elif " ready after " in line:
+            ready += 1
+            retiring -= ready > workers
+        most = max(most, retiring)
+    return most
+
+
+def test_only_one_worker_is_replaced_at_a_time(service: Service) -> None:
+    """All four reach their limit at about the same moment."""
+    service.start(workers=4, limit=40, settings={"min_lifetime": 0})
+    load(service, 2, clients=8)
+    service.wait_log(" drained after ", times=3)
+    assert most_in_replacement(service, 4) == 1
+
+
+def test_a_budget_of_two_replaces_two_at_a_time(service: Service) -> None:
+    service.start(workers=4, settings={"max_restarting": 2})
+    service.signal(signal.SIGHUP)
+    service.wait_log(" drained after ", times=4)
+    assert most_in_replacement(service, 4) == 2
+
+
+def test_a_worker_above_its_memory_limit_is_replaced(service: Service) -> None:
+    service.start(workers=2, recycling={"memory_mb": 300, "jitter": 0})
+    first = service.living()
+    service.client_of(first[0]).get("/hoard/300")
+    service.wait_log(f"(pid {first[0]}) holds ")
+    service.wait(lambda: first[0] not in service.living(), "end of the large worker")
+    assert first[1] in service.wait_living(2)
+    assert "--max_worker_memory_mb is too low" in service.log()
+
+
+def test_a_worker_is_replaced_at_the_end_of_its_life(service: Service) -> None:
+    service.start(workers=2, recycling={"lifetime": 1.0, "jitter": 0.5})
+    first = set(service.living())
+    service.wait(lambda: not first & set(service.living()), "end of the first workers")
+    assert " has served for " in service.log()
+
+
+def test_the_minimum_lifetime_bounds_recycling(service: Service) -> None:
+    service.start(workers=1, limit=1, settings={"min_lifetime": 2})
+    began = time.monotonic()
+    service.client().pid()
+    service.wait_log("will be replaced")
+    service.wait_log(" retiring: ")
+    assert time.monotonic() - began > 1

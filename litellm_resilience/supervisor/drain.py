@@ -86,7 +86,7 @@ class DrainingServer(Server):
             if self.should_exit and now < stop_asked:
                 stop_asked = now
                 settled = min(settled, now + SETTLE)
-                _close_websockets(state.connections)
+                self._close_websockets()
             if now >= min(began + self.drain_timeout, stop_asked + self._stop_timeout):
                 return
             if now >= settled and not state.connections and not state.tasks:
@@ -105,6 +105,13 @@ class DrainingServer(Server):
             await asyncio.sleep(TICK)
             counter += 1
             await self.on_tick(counter)
+
+    def _close_websockets(self) -> None:
+        """Tell WebSocket clients to come back, as uvicorn does when it stops."""
+        protocol: Any = self.config.ws_protocol_class
+        for connection in list(self.server_state.connections):
+            if protocol is not None and isinstance(connection, protocol):
+                connection.shutdown()
 
     @property
     def _stop_timeout(self) -> float:
@@ -150,9 +157,3 @@ def _request_begun(connection: Any, cycle: Any) -> bool:
         return bool(parser.trailing_data[0])
     scope = getattr(connection, "scope", None)
     return scope is not None and (cycle is None or cycle.scope is not scope)
-
-
-def _close_websockets(connections: set[Any]) -> None:
-    for connection in list(connections):
-        if not hasattr(connection, "cycle") and not hasattr(connection, "cycles"):
-            connection.shutdown()

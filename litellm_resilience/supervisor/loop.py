@@ -161,8 +161,11 @@ class Supervisor:
             self._journal.ready(worker, worker.enter(State.SERVING, now))
             self._restarts.ready()
             self._ever_ready = True
-        elif message is Said.LIMIT and worker.reached_request_limit(now):
-            self._journal.due(worker, now - (worker.ready_at or now))
+            if self._stop_deadline is not None:
+                worker.stop()
+        elif message is Said.LIMIT:
+            if worker.state is State.SERVING and worker.reached_request_limit(now):
+                self._journal.due(worker, now - (worker.ready_at or now))
         elif message is Said.DRAINING:
             if worker.state is not State.DRAINING:
                 worker.enter(State.DRAINING, now)

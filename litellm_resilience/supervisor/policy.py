@@ -151,7 +151,8 @@ def decide(
     kills = [Kill(worker.number, reason) for worker, reason in _stuck(now, workers, settings)]
     killed = {kill.number for kill in kills}
     alive = [w for w in workers if not w.doomed and w.number not in killed]
-    booting = [w for w in alive if w.state is State.BOOTING]
+    # One that was given up keeps its place until its end is seen, and then counts as a failure.
+    booting = [w for w in workers if w.state is State.BOOTING]
     serving = [w for w in alive if w.state in (State.SERVING, State.RETIRING)]
 
     if demand.boot_failed and not demand.ever_ready:
@@ -184,7 +185,7 @@ def _stuck(now: float, workers: Sequence[Worker], settings: Settings) -> list[tu
         seconds, reason = limits[worker.state]
         margin = KILL_MARGIN if worker.state is State.DRAINING else 0.0
         serving = worker.state in (State.SERVING, State.RETIRING)
-        start = max(worker.since, worker.turned_at) if serving else worker.since
+        start = max(worker.ready_at or 0.0, worker.turned_at) if serving else worker.since
         if not worker.doomed and now - start > seconds + margin:
             found.append((worker, reason.format(seconds)))
     return found

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
     from types import FrameType
 
     from typing_extensions import Self
-
-UNSET = None
 
 
 class ImportReads:
@@ -30,27 +28,33 @@ class ImportReads:
 
     def __init__(self) -> None:
         self._seen: dict[str, str | None] = {}
-        self._original: Callable[..., str] | None = None
+        self._originals: tuple[Any, Any] | None = None
 
     def __enter__(self) -> Self:
         """Begin to watch `os.environ`."""
         environ: Any = type(os.environ)
-        original = environ.__getitem__
+        read, write = self._originals = (environ.__getitem__, environ.__setitem__)
         seen = self._seen
 
-        def watched(environment: Any, name: str) -> str:
+        def watched_read(environment: Any, name: Any) -> Any:
+            value, missing = None, None
             try:
-                value: str = original(environment, name)
-            except KeyError:
-                if _importing(sys._getframe(1)):
-                    seen.setdefault(name, UNSET)
-                raise
-            if _importing(sys._getframe(1)):
+                value = read(environment, name)
+            except KeyError as error:
+                missing = error
+            if environment is os.environ and _importing(sys._getframe(1)):
                 seen.setdefault(name, value)
+            if missing is not None:
+                raise missing
             return value
 
-        self._original = original
-        environ.__getitem__ = watched
+        def watched_write(environment: Any, name: Any, value: Any) -> None:
+            write(environment, name, value)
+            # A spawned worker's imports would write the same.
+            if name in seen and _importing(sys._getframe(1)):
+                seen[name] = value
+
+        environ.__getitem__, environ.__setitem__ = watched_read, watched_write
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,8 +64,9 @@ class ImportReads:
     def stop(self) -> None:
         """Leave `os.environ` as it was. Idempotent."""
         environ: Any = type(os.environ)
-        if self._original is not None:
-            environ.__getitem__, self._original = self._original, None
+        if self._originals is not None:
+            environ.__getitem__, environ.__setitem__ = self._originals
+            self._originals = None
 
     def stale(self) -> list[str]:
         """Return the variables whose value has changed since a module has read it."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from litellm_resilience.backoff import Backoff
 
 LENIENT = 3
 """So many early deaths in a row are answered with an immediate start."""
+FORGOTTEN = 60.0
+"""Seconds after which an early death is not held against the next one."""
 PROVEN = 10.0
 """Seconds after which a worker that serves has proved that workers can live."""
 
@@ -21,6 +25,7 @@ class Restarts:
         self._backoff = backoff or Backoff(first=1.0, cap=60.0)
         self._failed_boots = 0
         self._early_deaths = 0
+        self._last_death = -math.inf
         self.not_before = 0.0
 
     def boot_failed(self, now: float) -> float:
@@ -30,8 +35,10 @@ class Restarts:
 
     def died(self, now: float, age: float) -> float:
         """Note that a worker died `age` seconds after it was ready; return the pause."""
-        if age >= PROVEN:
+        if age >= PROVEN or now - self._last_death > FORGOTTEN:
             self._early_deaths = 0
+        self._last_death = now
+        if age >= PROVEN:
             return 0.0
         self._early_deaths += 1
         return self._pause(now, self._early_deaths - LENIENT)

@@ -128,17 +128,14 @@ def _dump_stacks_on_request() -> None:
 def _default_signals() -> None:
     """Answer signals as a worker: the supervisor, not the terminal, decides when it ends.
 
-    uvicorn handles SIGINT and SIGTERM while it serves, and raises them again afterwards.
+    Until it serves, when uvicorn handles SIGINT and SIGTERM, it has nothing to lose. uvicorn raises
+    them again after its drain.
     """
     for name in ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _ignore)
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _ignore(*_: object) -> None:
     """Stand in for SIG_IGN, which the processes that a worker starts would inherit."""
-
-
-def _exit(*_: object) -> None:
-    sys.exit(0)

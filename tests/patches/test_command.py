@@ -309,7 +309,9 @@ def test_gunicorns_workers_get_a_server_that_drains(
     mocker.patch.object(servers, "warm_up")
     seen: list[Any] = []
     module = servers._gunicorn_workers()
-    mocker.patch.object(base.BaseApplication, "run", side_effect=lambda: seen.append(module.Server))
+    mocker.patch.object(
+        base.BaseApplication, "run", side_effect=lambda _: seen.append(module.Server)
+    )
     own = module.Server
     options = ("--worker_drain_timeout", "7", "--max_worker_memory_mb", "100")
     result = run("--run_gunicorn", *LIMIT, *options)

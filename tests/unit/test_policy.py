@@ -402,7 +402,7 @@ class World:
         for _ in range(4 + len(self.workers)):
             while self.alive(State.BOOTING):
                 self.become_ready(0)
-            self.settle()
+                self.settle()
             for worker in self.in_state(State.DRAINING):
                 if worker.number not in self.hung:
                     self.end(worker)

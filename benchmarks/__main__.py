@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: subcommands ``attach``, ``request`` and ``throughput``."""
+"""``python -m benchmarks``: subcommands ``attach``, ``recycle``, ``request`` and ``throughput``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import attach, request, throughput
+from benchmarks import attach, recycle, request, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,8 @@ def _parser() -> argparse.ArgumentParser:
         "mean little: look at the ratios.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in (("attach", attach), ("request", request), ("throughput", throughput)):
+    modules = (attach, recycle, request, throughput)
+    for name, module in ((each.__name__.rpartition(".")[2], each) for each in modules):
         command = commands.add_parser(
             name,
             description=module.__doc__,

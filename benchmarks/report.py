@@ -65,18 +65,24 @@ class Comparison:
         """Median of the resilient side by that of the plain one; None if one has no values."""
         if not self.plain or not self.resilient:
             return None
-        return median(self.resilient) / median(self.plain)
+        plain = median(self.plain)
+        return median(self.resilient) / plain if plain else None
 
     @property
     def paired_ratio(self) -> float | None:
         """Median of the rounds' ratios, which a drift of the machine hardly touches."""
-        ratios = [ours / theirs for theirs, ours in zip(self.plain, self.resilient, strict=False)]
+        ratios = self._ratios
         return median(ratios) if ratios else None
+
+    @property
+    def _ratios(self) -> list[float]:
+        pairs = zip(self.plain, self.resilient, strict=False)
+        return [ours / theirs for theirs, ours in pairs if theirs]
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """Where `paired_ratio` lies with 95 % confidence: rounds are drawn with replacement."""
-        ratios = [ours / theirs for theirs, ours in zip(self.plain, self.resilient, strict=False)]
+        ratios = self._ratios
         if not ratios:
             return None
         draw = random.Random(0)
@@ -135,7 +141,7 @@ class Comparison:
         return {True: "met", False: "**missed**", None: "lost in the noise"}[self.met]
 
     def _side(self, values: Sequence[float]) -> str:
-        return f"{median(values):.4g} {self.unit}" if values else self.absent
+        return f"{median(values):.4g} {self.unit}".rstrip() if values else self.absent
 
 
 HEADER = (

@@ -230,7 +230,7 @@ def outcomes() -> dict[str, Outcome]:
     from litellm_resilience.versions import installed
 
     native = Outcome(State.NATIVE, f"passed to uvicorn.run as {UVICORN_JITTER}")
-    ours = Outcome(State.APPLIED, "this uvicorn has no jitter: drawn by us in each worker")
+    ours = Outcome(State.APPLIED, "this uvicorn has no jitter: drawn by us for each worker")
     absent = Outcome(State.NOT_NEEDED, "gunicorn is not installed")
     gunicorn = Outcome(State.APPLIED, "passed to gunicorn as max_requests_jitter")
     return {

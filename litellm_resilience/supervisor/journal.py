@@ -108,6 +108,10 @@ class Journal:
             worker.state.value,
         )
 
+    def failed(self) -> None:
+        """The supervisor itself has a fault; to be called while the exception is handled."""
+        self._log.exception("The supervisor failed at something and goes on; please report this")
+
     def gave_up(self) -> None:
         """No worker of the first generation could start."""
         self._log.error("No worker could start: see the error above. Ending.")

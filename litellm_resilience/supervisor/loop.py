@@ -104,13 +104,22 @@ class Supervisor:
         """
         with self._handling_signals():
             try:
-                while self._step():
-                    self._wait()
+                while self._survive(self._step):
+                    self._survive(self._wait)
             finally:
                 for worker in self._workers:
                     worker.kill_now()
         self._journal.stopped()
         return self.exit_status
+
+    def _survive(self, step: Callable[[], bool]) -> bool:
+        """Do a step; a fault of ours must not end workers that serve."""
+        try:
+            return step()
+        except Exception:
+            self._journal.failed()
+            time.sleep(LOOK_INTERVAL)
+            return True
 
     def _step(self) -> bool:
         """Do everything there is to do now; say whether anything is left to supervise."""
@@ -176,7 +185,8 @@ class Supervisor:
         if worker.state is State.DRAINING and worker.ended_as_asked:
             self._journal.drained(worker, now - worker.since)
         elif worker.state is State.DRAINING or self._stop_deadline is not None:
-            self._journal.lost(worker)
+            if not worker.ended_as_asked:
+                self._journal.lost(worker)
         elif worker.ready_at is None:
             self._boot_failure = worker.process.exitcode
             self._journal.boot_failed(worker, self._restarts.boot_failed(now))
@@ -275,7 +285,7 @@ class Supervisor:
             for worker in self._workers:
                 worker.kill_now()
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
         """Sleep until a worker says something or ends, a signal comes, or it is time to look."""
         waiting: list[Any] = [self._wake]
         for worker in self._workers:
@@ -285,6 +295,7 @@ class Supervisor:
         multiprocessing.connection.wait(waiting, timeout)
         with contextlib.suppress(BlockingIOError):
             self._wake.recv(4096)
+        return True
 
     @contextlib.contextmanager
     def _handling_signals(self) -> Iterator[None]:

@@ -1,0 +1,167 @@
+"""The supervisor's loop with workers that are no processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+from pytest_mock import MockerFixture
+from uvicorn.config import Config
+
+from litellm_resilience.supervisor import loop, policy
+from litellm_resilience.supervisor.journal import Journal
+from litellm_resilience.supervisor.limits import Recycling
+from litellm_resilience.supervisor.link import Said
+from litellm_resilience.supervisor.loop import Plan, Supervisor
+from litellm_resilience.supervisor.policy import Settings
+
+
+class FakeProcess:
+    """Ends when it is told to."""
+
+    def __init__(self, pid: int, assignment: Any) -> None:
+        self.pid = pid
+        self.exitcode: int | None = None
+        # The supervisor closes its copy once the worker has been started.
+        self.say = os.dup(assignment.link.connection.fileno())
+        self.sentinel, self._end = os.pipe()
+
+    def says(self, message: Said) -> None:
+        os.write(self.say, len(message.value).to_bytes(4, "big") + message.value)
+
+    def ends(self, status: int) -> None:
+        self.exitcode = status
+        os.write(self._end, b".")
+
+    def kill(self) -> None:
+        self.ends(-signal.SIGKILL)
+
+    def close(self) -> None:
+        for descriptor in (self.say, self.sentinel, self._end):
+            os.close(descriptor)
+
+
+class FakeLauncher:
+    """Starts processes that are none; says what happens next after each start."""
+
+    method = "faked"
+
+    def __init__(self) -> None:
+        self.context = get_context("spawn")
+        self.started: list[FakeProcess] = []
+        self.refusals = 0
+
+    def start(self, assignment: Any, inherited: Any) -> Any:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError("no more processes")
+        self.started.append(FakeProcess(1000 + len(self.started), assignment))
+        return self.started[-1]
+
+
+@pytest.fixture
+def launcher() -> FakeLauncher:
+    return FakeLauncher()
+
+
+@pytest.fixture
+def make(
+    launcher: FakeLauncher, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+) -> Callable[..., Supervisor]:
+    """Make a supervisor whose signals to workers go nowhere."""
+    caplog.set_level(logging.INFO)
+    mocker.patch("litellm_resilience.supervisor.handle.os.kill")
+    mocker.patch.object(loop, "LOOK_INTERVAL", 0.01)
+
+    def build(workers: int = 2, clock: Callable[[], float] = time.monotonic) -> Supervisor:
+        plan = Plan(workers, Settings(), Recycling(requests=5))
+        journal = Journal(logging.getLogger("test"))
+        return Supervisor(Config("x:y"), [], plan, launcher, journal, clock=clock)
+
+    return build
+
+
+def test_a_fault_of_the_supervisor_ends_no_worker(
+    make: Callable[..., Supervisor],
+    launcher: FakeLauncher,
+    mocker: MockerFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    supervisor = make(1)
+    supervisor._step()
+    (worker,) = launcher.started
+    decide = mocker.patch.object(policy, "decide", side_effect=RuntimeError("a bug"))
+    assert supervisor._survive(supervisor._step) is True
+    assert "please report this" in caplog.text
+    assert worker.exitcode is None
+    mocker.stop(decide)
+    worker.says(Said.READY)
+    assert supervisor._survive(supervisor._step) is True
+    assert "ready after" in caplog.text
+
+
+def test_a_refused_fork_is_tried_again_later(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    supervisor = make(2, clock=lambda: now)
+    supervisor._step()
+    first, second = launcher.started
+    first.says(Said.READY)
+    second.says(Said.READY)
+    supervisor._step()
+    launcher.refusals = 2
+    second.ends(1)
+    supervisor._step()
+    assert "could not be started: no more processes; next attempt in 1 s" in caplog.text
+    assert len(launcher.started) == 2
+    now = 1.5
+    supervisor._step()
+    assert "next attempt in 2 s" in caplog.text
+    now = 4.0
+    supervisor._step()
+    assert len(launcher.started) == 3
+
+
+def test_a_refused_fork_at_the_start_ends_the_service(
+    make: Callable[..., Supervisor], launcher: FakeLauncher
+) -> None:
+    launcher.refusals = 1
+    assert make(1).run() == 1
+
+
+def test_a_limit_is_announced_once_and_only_by_a_worker_that_serves(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    supervisor = make(1, clock=lambda: now)
+    supervisor._step()
+    launcher.started[0].says(Said.READY)
+    supervisor._step()
+    now = 2.0
+    launcher.started[0].says(Said.LIMIT)
+    supervisor._step()
+    launcher.started[0].says(Said.LIMIT)
+    supervisor._step()
+    assert caplog.text.count("will be replaced") == 1
+    assert len(launcher.started) == 2
+
+
+def test_a_supervisor_that_stood_still_blames_no_worker(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A container that was paused: nothing turned, and nobody is to blame."""
+    now = 0.0
+    supervisor = make(1, clock=lambda: now)
+    supervisor._step()
+    launcher.started[0].says(Said.READY)
+    supervisor._step()
+    now = 3600.0
+    supervisor._step()
+    assert "Killing" not in caplog.text

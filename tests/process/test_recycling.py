@@ -193,12 +193,6 @@ def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy)
     assert proxy.exit_status() == 0
 
 
-def test_one_worker_without_a_limit_is_served_as_ever(start_proxy: StartProxy) -> None:
-    proxy = start_proxy()
-    assert proxy.workers() == [proxy.pid]
-    assert "Supervising" not in proxy.log_text()
-
-
 def test_gunicorn_workers_are_patched_recycled_and_announce_their_end(
     start_proxy: StartProxy, has_shared_session: bool
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_session_closed_under_load_is_replaced_once_and_costs_no_request(
 ) -> None:
     provider.settings.delay = UPSTREAM_DELAY
     proxy = start_proxy()
+    assert proxy.workers() == [proxy.pid], "one worker without a limit needs no supervisor"
     for model in MODELS:
         recreated = proxy.log_text().count("Recreated")
         report = load_with_faults(proxy, model, sabotage.CLOSE_SHARED_SESSION)

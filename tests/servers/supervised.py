@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -42,8 +43,12 @@ def alive(pid: int) -> bool:
 class Client:
     """One keep-alive connection that never retries and never opens another."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+        self._connection = (
+            http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            if context is None
+            else http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+        )
         self._connection.connect()
         self._connection.auto_open = 0
         self.told_to_close = False
@@ -84,6 +89,7 @@ class Service:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "log"
         self.port = 0
+        self.context: ssl.SSLContext | None = None
 
     def start(
         self,
@@ -160,7 +166,7 @@ class Service:
         self.process.send_signal(number)
 
     def client(self) -> Client:
-        return Client(self.port)
+        return Client(self.port, self.context)
 
     def client_of(self, pid: int) -> Client:
         """Return a connection to this worker."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import ssl
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from supervised import Service
@@ -188,3 +192,49 @@ def test_the_minimum_lifetime_bounds_recycling(service: Service) -> None:
     service.wait_log("will be replaced")
     service.wait_log(" retiring: ")
     assert time.monotonic() - began > 1
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_tls_connections_are_recycled_as_well(service: Service, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    service.context = ssl.create_default_context(cafile=str(certificate))
+    service.start(
+        workers=1,
+        limit=3,
+        settings={"min_lifetime": 0},
+        ssl_keyfile=str(key),
+        ssl_certfile=str(certificate),
+    )
+    (old,) = service.living()
+    idle, busy = service.client(), service.client()
+    for _ in range(3):
+        busy.pid()
+    service.wait_log("draining, replaced by")
+    assert idle.pid() == old
+    assert idle.told_to_close
+    assert service.client().pid() != old
+
+
+def test_a_websocket_outlives_a_recycle_and_is_told_of_a_stop(service: Service) -> None:
+    client = pytest.importorskip("websockets.sync.client")
+    closed = pytest.importorskip("websockets.exceptions").ConnectionClosed
+    service.start(workers=1, limit=1, settings={"min_lifetime": 0}, ws="websockets")
+    with client.connect(f"ws://127.0.0.1:{service.port}/") as socket:
+        service.client().pid()
+        service.wait_log("draining, replaced by")
+        socket.send("still there?")
+        assert socket.recv(timeout=10) == "still there?"
+        service.signal(signal.SIGTERM)
+        with pytest.raises(closed) as caught:
+            socket.recv(timeout=10)
+        assert caught.value.rcvd.code == 1012
+    assert service.wait_exit() == 0

@@ -13,6 +13,10 @@ REAPER_THREAD = "litellm-orphan-query-engine-reaper"
 """LiteLLM 1.106.0 and later (litellm/proxy/db/query_engine_reaper.py): sleeps between two looks at
 /proc, and holds no lock that a worker needs."""
 
+SET_HERE_TOO = frozenset({"JSON_LOGS", "LITELLM_SUPPRESS_STARTUP_OUTPUT"})
+"""What LiteLLM 1.108.0 and later sets for spawned workers to read when they import it; its command
+applies the same to its own process, which forked workers inherit (litellm/proxy/proxy_cli.py)."""
+
 
 class LiteLLMHost:
     """LiteLLM's proxy.
@@ -47,7 +51,8 @@ class LiteLLMHost:
         return reason and f"after the warm-up {reason}"
 
     def _obstacle(self) -> str | None:
-        return preload.obstacle(self._reads, {REAPER_THREAD})
+        stale = [] if self._reads is None else self._reads.stale()
+        return preload.obstacle(set(stale) - SET_HERE_TOO, {REAPER_THREAD})
 
 
 def _reserve_for_forking() -> str | None:

@@ -82,7 +82,7 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-def obstacle(reads: ImportReads | None = None, known_threads: Collection[str] = ()) -> str | None:
+def obstacle(stale: Collection[str] = (), known_threads: Collection[str] = ()) -> str | None:
     """Say why workers should not be forked from this process, or return None if they may be.
 
     Threads do not live on in a forked process, but the locks they held do. Threads of libraries
@@ -90,7 +90,7 @@ def obstacle(reads: ImportReads | None = None, known_threads: Collection[str] = 
     what is left afterwards counts.
 
     Args:
-        reads: what modules have read of the environment, if that was watched.
+        stale: environment variables that have changed since a module has read them.
         known_threads: names of threads that are known to hold no lock a worker needs.
     """
     if sys.platform != "linux":
@@ -104,8 +104,8 @@ def obstacle(reads: ImportReads | None = None, known_threads: Collection[str] = 
     ]
     if unknown:
         return f"there are other threads: {', '.join(sorted(unknown))}"
-    if reads is not None and reads.stale():
-        return f"set after modules had read them: {', '.join(reads.stale())}"
+    if stale:
+        return f"set after modules had read them: {', '.join(sorted(stale))}"
     _fork_on_trial()
     native = _native_threads() - threading.active_count()
     if native > 0:

@@ -105,9 +105,10 @@ def _measure(side: str, proxy: ProxyProcess, args: argparse.Namespace, result: R
         report = asyncio.run(_load(proxy, args))
     figures.add("requests", "", report.requests)
     figures.add("failed requests", "", report.requests - report.successes)
-    figures.add("seconds without a reply", "", report.silent_seconds())
     if args.stream:
         figures.add("streams that ended with [DONE]", "", report.streams_done)
+    else:
+        figures.add("seconds without a reply", "", report.silent_seconds())
     figures.add("workers recycled", "", len(watcher.left))
     boots = _boots(proxy, watcher, args.workers)
     if boots:

@@ -42,11 +42,11 @@ class LiteLLMHost:
 
     def preload(self, workers: int) -> str | None:
         """Load and warm up the patched proxy; say why workers should not be forked, if so."""
-        asgi.create_app()
+        application = asgi.create_app()
         reason = _reserve_for_forking() or self._obstacle()
         if reason is not None:
             return reason
-        warm_up(workers)
+        warm_up(application, workers)
         reason = self._obstacle()
         return reason and f"after the warm-up {reason}"
 

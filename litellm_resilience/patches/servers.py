@@ -139,8 +139,7 @@ def _intercept_gunicorn(changes: Changes, jitter: int | None, supervision: Super
 
     def run(self: Any) -> Any:
         supervision.imports_done()
-        install()
-        warm_up(self.cfg.workers)
+        warm_up(asgi.create_app(), self.cfg.workers)
         if jitter is not None and not self.cfg.max_requests:
             warn(NO_LIMIT)
         elif jitter is not None:

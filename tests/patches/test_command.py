@@ -292,20 +292,21 @@ def test_help_shows_our_options_in_a_section_of_their_own() -> None:
 def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str]) -> None:
     """It is drawn in gunicorn's master; nothing else may draw it again."""
     base = pytest.importorskip("gunicorn.app.base")
-    install = mocker.patch.object(servers, "install")
+    create_app = mocker.patch.object(asgi, "create_app")
+    mocker.patch.object(servers, "warm_up")
     seen: list[Any] = []
     mocker.patch.object(base.BaseApplication, "run", lambda self: seen.append(self.cfg))
     result = run("--run_gunicorn", *LIMIT, "--max_requests_jitter", "100", "--num_workers", "2")
     assert result.exit_code == 0, result.output
     assert [(cfg.max_requests, cfg.max_requests_jitter) for cfg in seen] == [(300, 100)]
-    assert install.called
+    assert create_app.called
 
 
 def test_gunicorns_workers_get_a_server_that_drains(
     mocker: MockerFixture, warned: list[str]
 ) -> None:
     base = pytest.importorskip("gunicorn.app.base")
-    mocker.patch.object(servers, "install")
+    mocker.patch.object(asgi, "create_app")
     mocker.patch.object(servers, "warm_up")
     seen: list[Any] = []
     module = servers._gunicorn_workers()
@@ -324,7 +325,8 @@ def test_gunicorns_workers_get_a_server_that_drains(
 
 def test_gunicorn_without_a_limit_is_one_warning(mocker: MockerFixture, warned: list[str]) -> None:
     base = pytest.importorskip("gunicorn.app.base")
-    mocker.patch.object(servers, "install")
+    mocker.patch.object(asgi, "create_app")
+    mocker.patch.object(servers, "warm_up")
     mocker.patch.object(base.BaseApplication, "run", return_value=None)
     run("--run_gunicorn", "--max_requests_jitter", "100", "--num_workers", "2")
     assert warned == [servers.NO_LIMIT]

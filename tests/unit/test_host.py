@@ -48,9 +48,21 @@ def test_a_warm_up_that_starts_a_thread_is_named(mocker: MockerFixture) -> None:
 
 def test_a_missing_module_does_not_stop_the_warm_up(mocker: MockerFixture) -> None:
     mocker.patch.object(warmup, "MODULES", ("no_such_module", "json"))
+    mocker.patch.object(warmup, "_find_route", side_effect=ImportError)
     load = mocker.patch.object(importlib, "import_module", side_effect=[ImportError, None])
-    warmup.warm_up(1)
+    warmup.warm_up(mocker.Mock(), 1)
     assert [call.args[0] for call in load.call_args_list] == ["no_such_module", "json"]
+
+
+def test_routes_are_asked_until_one_matches(mocker: MockerFixture) -> None:
+    mocker.patch.object(warmup, "MODULES", ())
+    routing = pytest.importorskip("starlette.routing")
+    matches = (routing.Match.NONE, routing.Match.FULL, routing.Match.NONE)
+    routes = [mocker.Mock(**{"matches.return_value": (match, {})}) for match in matches]
+    application = mocker.Mock()
+    application.router.routes = routes
+    warmup.warm_up(application, 1)
+    assert [route.matches.called for route in routes] == [True, True, False]
 
 
 @pytest.mark.parametrize(

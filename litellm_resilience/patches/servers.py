@@ -21,6 +21,7 @@ from litellm_resilience.patches.warmup import warm_up
 from litellm_resilience.patches.workers import Supervision
 from litellm_resilience.supervisor.drain import DrainingServer
 from litellm_resilience.supervisor.jitter import JitteredLimit
+from litellm_resilience.supervisor.preload import share_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -139,7 +140,9 @@ def _intercept_gunicorn(changes: Changes, jitter: int | None, supervision: Super
 
     def run(self: Any) -> Any:
         supervision.imports_done()
+        # LiteLLM has gunicorn fork its workers from this process.
         warm_up(asgi.create_app(), self.cfg.workers)
+        share_memory()
         if jitter is not None and not self.cfg.max_requests:
             warn(NO_LIMIT)
         elif jitter is not None:

@@ -294,6 +294,7 @@ def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str])
     base = pytest.importorskip("gunicorn.app.base")
     create_app = mocker.patch.object(asgi, "create_app")
     mocker.patch.object(servers, "warm_up")
+    mocker.patch.object(servers, "share_memory")
     seen: list[Any] = []
     mocker.patch.object(base.BaseApplication, "run", lambda self: seen.append(self.cfg))
     result = run("--run_gunicorn", *LIMIT, "--max_requests_jitter", "100", "--num_workers", "2")
@@ -308,6 +309,7 @@ def test_gunicorns_workers_get_a_server_that_drains(
     base = pytest.importorskip("gunicorn.app.base")
     mocker.patch.object(asgi, "create_app")
     mocker.patch.object(servers, "warm_up")
+    mocker.patch.object(servers, "share_memory")
     seen: list[Any] = []
     module = servers._gunicorn_workers()
     mocker.patch.object(
@@ -327,6 +329,7 @@ def test_gunicorn_without_a_limit_is_one_warning(mocker: MockerFixture, warned: 
     base = pytest.importorskip("gunicorn.app.base")
     mocker.patch.object(asgi, "create_app")
     mocker.patch.object(servers, "warm_up")
+    mocker.patch.object(servers, "share_memory")
     mocker.patch.object(base.BaseApplication, "run", return_value=None)
     run("--run_gunicorn", "--max_requests_jitter", "100", "--num_workers", "2")
     assert warned == [servers.NO_LIMIT]

@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,11 @@ def share_memory() -> None:
 
 
 def _fork_on_trial() -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of other threads
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
     os.waitpid(child, 0)
 
 

@@ -139,6 +139,11 @@ def test_one_worker_with_a_limit_is_not_warned_about(served: Any, warned: list[s
     assert warned == []
 
 
+def uvicorn_main() -> Any:
+    """Return the module, which the function of that name hides."""
+    return importlib.import_module("uvicorn.main")
+
+
 @pytest.fixture
 def supervised(mocker: MockerFixture) -> Any:
     """What the supervisor would be made with; `uvicorn.run` is uvicorn's own."""
@@ -189,7 +194,7 @@ def test_the_environment_sets_our_options(supervised: Any, monkeypatch: pytest.M
 def test_one_worker_without_a_limit_is_not_supervised(
     supervised: Any, mocker: MockerFixture, warned: list[str]
 ) -> None:
-    server = mocker.patch("uvicorn.main.Server")
+    server = mocker.patch.object(uvicorn_main(), "Server")
     run("--num_workers", "1", "--worker_hang_timeout", "30")
     assert server.called
     assert not supervised.called
@@ -200,7 +205,7 @@ def test_a_supervisor_that_is_disabled_leaves_uvicorns_own(
     supervised: Any, mocker: MockerFixture, warned: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LITELLM_RESILIENCE_DISABLE", "worker-supervisor")
-    own = mocker.patch("uvicorn.main.Multiprocess")
+    own = mocker.patch.object(uvicorn_main(), "Multiprocess")
     assert run(*LIMIT, "--num_workers", "2").exit_code == 0
     assert own.called
     assert not supervised.called
@@ -211,7 +216,7 @@ def test_a_supervisor_that_is_disabled_leaves_uvicorns_own(
 def test_a_uvicorn_that_does_not_fit_leaves_its_own_supervisor(
     supervised: Any, mocker: MockerFixture, warned: list[str]
 ) -> None:
-    own = mocker.patch("uvicorn.main.Multiprocess")
+    own = mocker.patch.object(uvicorn_main(), "Multiprocess")
     mocker.patch("uvicorn.server.Server.on_tick", None)
     assert run(*LIMIT, "--num_workers", "2").exit_code == 0
     assert own.called
@@ -220,7 +225,7 @@ def test_a_uvicorn_that_does_not_fit_leaves_its_own_supervisor(
 
 
 def test_nothing_of_uvicorn_stays_replaced(supervised: Any) -> None:
-    main = importlib.import_module("uvicorn.main")
+    main = uvicorn_main()
     before = (uvicorn.run, main.Multiprocess, main.Server)
     assert run(*LIMIT, "--num_workers", "2").exit_code == 0
     assert supervised.called

@@ -58,7 +58,7 @@ class Supervisor:
 
     Args:
         config: uvicorn's settings.
-        sockets: bound sockets.
+        sockets: bound sockets, closed when it stops.
         plan: how many workers to keep, and how.
         launcher: starts a worker process.
         journal: told every event.
@@ -277,6 +277,9 @@ class Supervisor:
         timeout = self._config.timeout_graceful_shutdown
         grace = self._plan.settings.drain_timeout if timeout is None else timeout
         self._stop_deadline = now + grace + STOP_MARGIN
+        # Whoever connects now is refused, instead of waiting for nobody until the end.
+        for listener in self._sockets:
+            listener.close()
         for worker in self._workers:
             worker.stop()
 

@@ -6,7 +6,7 @@ import math
 
 from litellm_resilience.backoff import Backoff
 
-LENIENT = 3
+LENIENT = 5
 """So many early deaths in a row are answered with an immediate start."""
 FORGOTTEN = 60.0
 """Seconds after which an early death is not held against the next one."""

@@ -10,6 +10,8 @@ import threading
 import pytest
 from supervised import Service, alive
 
+from litellm_resilience.supervisor.restarts import LENIENT
+
 
 def test_a_killed_worker_is_replaced_and_the_other_serves_on(service: Service) -> None:
     service.start(workers=2)
@@ -40,7 +42,7 @@ def test_a_worker_that_exits_is_replaced_with_its_status_in_the_log(service: Ser
 
 def test_workers_that_keep_dying_are_replaced_less_and_less_often(service: Service) -> None:
     service.start(workers=1)
-    for _ in range(5):
+    for _ in range(LENIENT + 2):
         with pytest.raises(ConnectionError):
             service.client().get("/exit/1")
     service.wait_log("workers keep dying, next start in 1 s")
@@ -157,6 +159,18 @@ def test_a_stop_answers_what_is_in_flight_and_leaves_nothing(service: Service, n
     assert service.wait_exit() == 0
     assert not [pid for pid in workers if alive(pid)]
     idle.close()
+
+
+def test_a_stop_refuses_new_connections(service: Service) -> None:
+    """While a reply is still under way: load balancers learn at once to go elsewhere."""
+    service.start(workers=2)
+    finish = service.client().begin("/wait/2")
+    service.signal(signal.SIGTERM)
+    service.wait_log(" draining", times=2)
+    with pytest.raises(ConnectionRefusedError):
+        service.client()
+    assert finish()
+    assert service.wait_exit() == 0
 
 
 def test_a_stop_in_the_middle_of_a_roll(service: Service) -> None:

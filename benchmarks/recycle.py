@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from benchmarks.commands import STARTUP_SECONDS, add_commands
 from benchmarks.report import Comparison, Machine, Result, positive
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderProcess
@@ -31,15 +32,12 @@ from litellm_resilience.demo.proxy import (
 if TYPE_CHECKING:
     import argparse
 
-STARTUP_SECONDS = 180.0
 READY = re.compile(r"Worker \d+ \(pid \d+\) ready after ([\d.]+) s")
 MODEL = "demo-openai"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    plain = str(Path(sys.executable).with_name("litellm"))
-    resilient = f"{sys.executable} -m litellm_resilience"
     add = parser.add_argument
     add("--workers", type=positive(int), default=2, help="default: 2")
     add("--limit", type=positive(int), default=300, help="requests per worker (default: 300)")
@@ -58,8 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare with plain litellm, with litellm-resilience that recycles nothing, or with "
         "nothing (default: litellm)",
     )
-    add("--plain_command", default=plain, help=f"default: {plain}")
-    add("--resilient_command", default=resilient, help=f"default: {resilient}")
+    add_commands(parser)
 
 
 def run(args: argparse.Namespace) -> Result:

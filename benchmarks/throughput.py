@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.commands import STARTUP_SECONDS, add_commands
 from benchmarks.report import Comparison, Machine, Result, positive
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderProcess
@@ -25,15 +26,12 @@ if TYPE_CHECKING:
     import argparse
 
 GOAL = 0.99
-STARTUP_SECONDS = 180.0
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 CONFIG_PROVIDER = "openai"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    plain = str(Path(sys.executable).with_name("litellm"))
-    resilient = f"{sys.executable} -m litellm_resilience"
     add = parser.add_argument
     add("--rounds", type=positive(int), default=40, help="rounds per side (default: 40)")
     add("--seconds", type=positive(float), default=1.0, help="length of a round (default: 1)")
@@ -45,12 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--clients", type=positive(int), default=8, help="keep-alive connections (default: 8)")
     add("--stream", action="store_true", help="ask for streamed replies")
-    add("--plain_command", default=plain, help=f"default: {plain}")
-    add(
-        "--resilient_command",
-        default=resilient,
-        help=f"default: {resilient}; the same command on both sides shows the noise",
-    )
+    add_commands(parser)
 
 
 def run(args: argparse.Namespace) -> Result:

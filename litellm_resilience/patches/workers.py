@@ -150,8 +150,6 @@ class _Supervised:
         journal.supervising(workers, launcher.method, obstacle)
         plan = Plan(workers, self._how.settings, self._recycling())
         status = Supervisor(self._config, sockets, plan, launcher, journal).run()
-        for listener in sockets:
-            listener.close()
         if status:
             sys.exit(status)
 

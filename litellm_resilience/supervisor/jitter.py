@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def draw(limit: int, jitter: int) -> int:
+def draw(limit: int, jitter: int, source: random.Random | None = None) -> int:
     """Return a limit between `limit` and `limit + jitter` requests, both included."""
-    return limit + random.randint(0, jitter)
+    return limit + (source or random).randint(0, jitter)
 
 
 class JitteredLimit(int):

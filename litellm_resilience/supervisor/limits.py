@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from litellm_resilience.supervisor.jitter import draw
+
 if TYPE_CHECKING:
     import random
 
@@ -56,7 +58,7 @@ class Recycling:
         """Return the limits of one worker."""
         requests, memory, lifetime = self.requests, self.memory_mb, self.lifetime
         if requests is not None:
-            requests += source.randint(0, self.requests_jitter)
+            requests = draw(requests, self.requests_jitter, source)
         if memory is not None:
             memory = int(memory * MEGABYTE * (1 - source.uniform(0, self.jitter)))
         if lifetime is not None:

@@ -87,6 +87,14 @@ def make(
     return build
 
 
+def become_ready(supervisor: Supervisor, launcher: FakeLauncher) -> None:
+    """Let the supervisor start its workers and hear that all are ready."""
+    supervisor._step()
+    for worker in launcher.started:
+        worker.says(Said.READY)
+    supervisor._step()
+
+
 def test_a_fault_of_the_supervisor_ends_no_worker(
     make: Callable[..., Supervisor],
     launcher: FakeLauncher,
@@ -111,11 +119,8 @@ def test_a_refused_fork_is_tried_again_later(
 ) -> None:
     now = 0.0
     supervisor = make(2, clock=lambda: now)
-    supervisor._step()
-    first, second = launcher.started
-    first.says(Said.READY)
-    second.says(Said.READY)
-    supervisor._step()
+    become_ready(supervisor, launcher)
+    second = launcher.started[1]
     launcher.refusals = 2
     second.ends(1)
     supervisor._step()
@@ -141,9 +146,7 @@ def test_a_limit_is_announced_once_and_only_by_a_worker_that_serves(
 ) -> None:
     now = 0.0
     supervisor = make(1, clock=lambda: now)
-    supervisor._step()
-    launcher.started[0].says(Said.READY)
-    supervisor._step()
+    become_ready(supervisor, launcher)
     now = 2.0
     launcher.started[0].says(Said.LIMIT)
     supervisor._step()
@@ -159,9 +162,7 @@ def test_a_supervisor_that_stood_still_blames_no_worker(
     """A container that was paused: nothing turned, and nobody is to blame."""
     now = 0.0
     supervisor = make(1, clock=lambda: now)
-    supervisor._step()
-    launcher.started[0].says(Said.READY)
-    supervisor._step()
+    become_ready(supervisor, launcher)
     now = 3600.0
     supervisor._step()
     assert "Killing" not in caplog.text

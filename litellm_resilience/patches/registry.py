@@ -27,6 +27,7 @@ from litellm_resilience.patches.base import (
 from litellm_resilience.session.keeper import Counters, SessionKeeper
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from aiohttp import ClientSession
@@ -120,6 +121,27 @@ def disabled_patches() -> frozenset[str]:
     return frozenset(names)
 
 
+def server_outcome(name: str, probe: Callable[[], None], effect: str) -> Outcome:
+    """Say what becomes of one of `SERVER_PATCHES`.
+
+    Args:
+        name: which one.
+        probe: raises `IncompatibleError` if it does not fit.
+        effect: what it does where it is applied.
+    """
+    if name in disabled_patches():
+        return _disabled()
+    try:
+        probe()
+    except IncompatibleError as error:
+        return Outcome(State.INCOMPATIBLE, str(error))
+    return Outcome(State.APPLIED, effect)
+
+
+def _disabled() -> Outcome:
+    return Outcome(State.DISABLED, f"named in {DISABLE_VARIABLE}")
+
+
 def install() -> Report:
     """Apply all patches in this process; see `litellm_resilience.install`."""
     global _active  # noqa: PLW0603
@@ -191,7 +213,7 @@ def _apply_all() -> _Installation:
 
 def _apply(patch: Patch, context: Context, disabled: frozenset[str], done: Report) -> Outcome:
     if patch.name in disabled:
-        return Outcome(State.DISABLED, f"named in {DISABLE_VARIABLE}")
+        return _disabled()
     missing = [name for name in patch.requires if done[name].state not in SATISFIED]
     if missing:
         return Outcome(State.DISABLED, f"unsafe without {', '.join(missing)}")

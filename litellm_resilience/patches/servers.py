@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_resilience import asgi, install
 from litellm_resilience.patches import registry, workers
-from litellm_resilience.patches.base import Changes, IncompatibleError, Outcome, State, require
+from litellm_resilience.patches.base import Changes, Outcome, State, require
 from litellm_resilience.patches.host import LiteLLMHost
 from litellm_resilience.patches.warmup import warm_up
 from litellm_resilience.patches.workers import Supervision
@@ -176,15 +176,13 @@ def _gunicorn_workers() -> ModuleType:
 
 def gunicorn_drain() -> Outcome:
     """Say whether gunicorn's workers can be given an announced drain."""
-    if registry.GUNICORN_DRAIN in registry.disabled_patches():
-        return Outcome(State.DISABLED, f"named in {registry.DISABLE_VARIABLE}")
+    effect = "a retiring gunicorn worker announces its end"
     try:
-        require(_gunicorn_workers(), "Server")
+        return registry.server_outcome(
+            registry.GUNICORN_DRAIN, lambda: require(_gunicorn_workers(), "Server"), effect
+        )
     except ImportError:
         return Outcome(State.NOT_NEEDED, "gunicorn is not installed")
-    except IncompatibleError as error:
-        return Outcome(State.INCOMPATIBLE, str(error))
-    return Outcome(State.APPLIED, "a retiring gunicorn worker announces its end")
 
 
 def _warn_of_unsupported(server: str, jitter: int | None, supervision: Supervision) -> None:

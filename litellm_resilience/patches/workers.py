@@ -17,9 +17,7 @@ from uvicorn.server import Server
 
 from litellm_resilience.patches import registry
 from litellm_resilience.patches.base import (
-    IncompatibleError,
     Outcome,
-    State,
     require,
     require_async,
 )
@@ -74,17 +72,16 @@ class Supervision:
 
 def outcome() -> Outcome:
     """Say whether workers can be supervised on this uvicorn."""
-    if registry.SUPERVISOR in registry.disabled_patches():
-        return Outcome(State.DISABLED, f"named in {registry.DISABLE_VARIABLE}")
-    try:
-        require(importlib.import_module("uvicorn.main"), "Multiprocess", "Server")
-        require(importlib.import_module("uvicorn.config").Config, "bind_socket")
-        require_async(Server, "startup", "self", "sockets")
-        require_async(Server, "on_tick", "self", "counter")
-        require_async(Server, "shutdown", "self", "sockets")
-    except IncompatibleError as error:
-        return Outcome(State.INCOMPATIBLE, str(error))
-    return Outcome(State.APPLIED, "a replacement serves before its predecessor drains")
+    effect = "a replacement serves before its predecessor drains"
+    return registry.server_outcome(registry.SUPERVISOR, _probe, effect)
+
+
+def _probe() -> None:
+    require(importlib.import_module("uvicorn.main"), "Multiprocess", "Server")
+    require(importlib.import_module("uvicorn.config").Config, "bind_socket")
+    require_async(Server, "startup", "self", "sockets")
+    require_async(Server, "on_tick", "self", "counter")
+    require_async(Server, "shutdown", "self", "sockets")
 
 
 class Host(Protocol):

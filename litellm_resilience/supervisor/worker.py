@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
 import signal
@@ -9,12 +10,13 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.supervisor.drain import DrainingServer
+from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.link import Said, Told
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
+    from types import FrameType
 
     from uvicorn.config import Config
 
@@ -60,9 +62,24 @@ class WorkerServer(DrainingServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, then say so."""
-        await super().startup(sockets=sockets)
+        watch = asyncio.create_task(self._end_if_abandoned())
+        try:
+            await super().startup(sockets=sockets)
+        finally:
+            watch.cancel()
         if self.started:
             self._link.say(Said.READY)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain on SIGTERM and SIGINT as uvicorn does; before it is started, end at once.
+
+        uvicorn would wait for the application's start-up, which may never come to its end. A SIGINT
+        comes from the terminal and reaches the supervisor as well.
+        """
+        if self.started:
+            super().handle_exit(sig, frame)
+        elif sig == signal.SIGTERM:
+            _end()
 
     async def on_tick(self, counter: int) -> bool:
         """Note that the loop turns, report the limit, obey the supervisor."""
@@ -77,6 +94,12 @@ class WorkerServer(DrainingServer):
         elif told is Told.GONE:
             self.should_exit = True
         return await super().on_tick(counter) or self._told_to_drain
+
+    async def _end_if_abandoned(self) -> None:
+        """End at once if the supervisor does before this worker has started."""
+        while self._link.told() is not Told.GONE:  # noqa: ASYNC110 - another process writes
+            await asyncio.sleep(TICK)
+        _end()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that nothing new is accepted, also when it was not the supervisor's idea."""
@@ -128,13 +151,18 @@ def _dump_stacks_on_request() -> None:
 def _default_signals() -> None:
     """Answer signals as a worker: the supervisor, not the terminal, decides when it ends.
 
-    Until it serves, when uvicorn handles SIGINT and SIGTERM, it has nothing to lose. uvicorn raises
-    them again after its drain.
+    Until it serves it has nothing to lose. uvicorn, which handles SIGINT and SIGTERM from then on,
+    raises them again after its drain.
     """
     for name in ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _ignore)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _ignore(*_: object) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from litellm_resilience.demo.proxy import free_port
 
 HERE = Path(__file__).parent
-READY = re.compile(r"Worker \d+ \(pid (\d+)\) ready")
+EVENT = r"Worker \d+ \(pid (\d+)\) "
 DEADLINE = 30.0
 
 
@@ -147,9 +147,13 @@ class Service:
     def wait_log(self, text: str, times: int = 1) -> None:
         self.wait(lambda: self.count(text) >= times, f"{times} times {text!r} in the log")
 
+    def ever_started(self) -> list[int]:
+        """Return the pids of all workers that were ever started, oldest first."""
+        return [int(pid) for pid in re.findall(f"{EVENT}started", self.log())]
+
     def ever_ready(self) -> list[int]:
         """Return the pids of all workers that were ever ready, oldest first."""
-        return [int(pid) for pid in READY.findall(self.log())]
+        return [int(pid) for pid in re.findall(f"{EVENT}ready", self.log())]
 
     def living(self) -> list[int]:
         return [pid for pid in self.ever_ready() if alive(pid)]
@@ -185,7 +189,7 @@ class Service:
 
     def kill_all(self) -> None:
         if self._process is not None:
-            for pid in [self._process.pid, *self.living()]:
+            for pid in [self._process.pid, *self.ever_started()]:
                 if alive(pid):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()

@@ -173,11 +173,15 @@ def test_a_stop_refuses_new_connections(service: Service) -> None:
     assert service.wait_exit() == 0
 
 
-def test_a_stop_in_the_middle_of_a_roll(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("moment", "times"), [(" retiring: ", 1), ("Waiting for application startup.", 3)]
+)
+def test_a_stop_in_the_middle_of_a_roll(service: Service, moment: str, times: int) -> None:
+    """Also when the replacement's application is starting, and never would have started."""
     service.start(workers=2)
     service.set_mode("slow")
     service.signal(signal.SIGHUP)
-    service.wait_log(" retiring: ")
+    service.wait_log(moment, times)
     service.signal(signal.SIGTERM)
     assert service.wait_exit() == 0
     assert service.living() == []
@@ -206,6 +210,15 @@ def test_workers_end_when_the_supervisor_is_killed(service: Service) -> None:
     workers = service.living()
     service.process.kill()
     service.wait(lambda: not [pid for pid in workers if alive(pid)], "end of the workers")
+
+
+def test_a_worker_that_never_starts_ends_when_the_supervisor_is_killed(service: Service) -> None:
+    service.set_mode("slow")
+    service.start(workers=1, ready=0)
+    service.wait_log("Waiting for application startup.")
+    (worker,) = service.ever_started()
+    service.process.kill()
+    service.wait(lambda: not alive(worker), "end of the worker")
 
 
 def test_a_worker_that_is_asked_to_end_is_replaced(service: Service) -> None:

@@ -7,6 +7,7 @@ spawns imports it again as its main module.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from litellm_resilience import options, versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 PROGRAM = "litellm-resilient"
 ARGUMENTS = "litellm_resilience.arguments"
@@ -30,14 +32,32 @@ class EntryCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _dispatch(*, version: bool, doctor: bool, as_json: bool, **_: Any) -> None:
+def _dispatch(
+    *,
+    version: bool,
+    doctor: bool,
+    status: bool,
+    watch: bool,
+    as_json: bool,
+    status_socket: Path | None,
+    resilience_metrics_port: int | None,
+    **_: Any,
+) -> None:
     context = click.get_current_context()
     if version:
         _print_versions()
         return
-    if as_json and not doctor:
-        raise click.UsageError("--json goes with --doctor.")
+    if as_json and not (doctor or status):
+        raise click.UsageError("--json goes with --doctor or --status.")
+    if watch and not status:
+        raise click.UsageError("--watch goes with --status.")
+    if status:
+        from litellm_resilience.status import command as status_command
+
+        context.exit(status_command.run(status_socket, as_json=as_json, watch=watch))
     _check_environment()
+    if resilience_metrics_port is not None:
+        _check_metrics()
     if doctor:
         from litellm_resilience import doctor as doctor_module
 
@@ -58,6 +78,14 @@ def _check_environment() -> None:
         registry.disabled_patches()
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def _check_metrics() -> None:
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise click.UsageError(
+            "--resilience_metrics_port needs prometheus_client. "
+            "Install it with: pip install 'litellm-resilience[metrics]'"
+        )
 
 
 def _run_litellm(arguments: Sequence[str], context: click.Context) -> None:

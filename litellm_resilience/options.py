@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 SECTION = "Resilience options"
 JITTER = "max_requests_jitter"
+LONGEST_SOCKET_PATH = 103
+"""Bytes; the least that a platform allows (macOS)."""
 SUPERVISION = (
     "max_worker_memory_mb",
     "max_worker_lifetime",
@@ -19,6 +23,8 @@ SUPERVISION = (
     "worker_drain_timeout",
     "worker_hang_timeout",
     "no_preload",
+    "status_socket",
+    "resilience_metrics_port",
 )
 """The options that only mean something where workers are supervised by us."""
 
@@ -37,6 +43,21 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class SocketPath(click.ParamType[Path]):
+    """A path for a Unix socket."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Check that a socket can be made there."""
+        path = Path(value).absolute()
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            self.fail(f"{path} is too long for a socket.", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path.parent} is not a directory.", param, ctx)
+        return path
 
 
 def serving_options() -> list[click.Option]:
@@ -109,6 +130,20 @@ def serving_options() -> list[click.Option]:
             help="Let each worker import LiteLLM for itself instead of forking workers from a "
             "process that has.",
         ),
+        _option(
+            "status_socket",
+            SocketPath(),
+            None,
+            "Where the supervisor listens for --status, and --status asks. By default a socket "
+            "named after the port, in a directory of the user's own.",
+        ),
+        _option(
+            "resilience_metrics_port",
+            click.IntRange(min=1, max=65535),
+            None,
+            "Serve Prometheus metrics of the workers on this port, from the supervisor. Needs "
+            "prometheus_client.",
+        ),
     ]
 
 
@@ -135,7 +170,17 @@ def inspection_options() -> list[click.Option]:
                 "1 if a patch that should apply cannot."
             ),
         ),
-        click.Option(["--json", "as_json"], is_flag=True, help="With --doctor: print JSON."),
+        click.Option(
+            ["--status"],
+            is_flag=True,
+            help="Ask the running supervisor what its workers do, and exit: 1 if none runs.",
+        ),
+        click.Option(
+            ["--watch"], is_flag=True, help="With --status: again every second, until interrupted."
+        ),
+        click.Option(
+            ["--json", "as_json"], is_flag=True, help="With --doctor or --status: print JSON."
+        ),
     ]
 
 

@@ -87,14 +87,33 @@ class Patch:
 
 @dataclass
 class Changes:
-    """Attributes that were replaced, newest last."""
+    """What has been changed, newest last."""
 
-    _done: list[tuple[Any, str, Any, Any]] = field(default_factory=list)
+    _done: list[Callable[[], str | None]] = field(default_factory=list)
 
     def replace(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute, remembering the raw original for `undo`."""
-        self._done.append((owner, name, vars(owner).get(name, MISSING), value))
+        original = vars(owner).get(name, MISSING)
+
+        def put_back() -> str | None:
+            if vars(owner).get(name, MISSING) is not value:
+                return f"{getattr(owner, '__name__', type(owner).__name__)}.{name}"
+            if original is MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+            return None
+
+        self._done.append(put_back)
         setattr(owner, name, value)
+
+    def done(self, undo: Callable[[], None]) -> None:
+        """Note something that was done otherwise, and how it is undone."""
+
+        def undone() -> None:
+            undo()
+
+        self._done.append(undone)
 
     def replace_everywhere(self, owner: ModuleType, name: str, value: Any) -> None:
         """Replace a module's function and every copy that a LiteLLM module from-imported."""
@@ -116,13 +135,9 @@ class Changes:
         """
         foreign = []
         while len(self._done) > mark:
-            owner, name, original, value = self._done.pop()
-            if vars(owner).get(name, MISSING) is not value:
-                foreign.append(f"{getattr(owner, '__name__', type(owner).__name__)}.{name}")
-            elif original is MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, original)
+            left = self._done.pop()()
+            if left is not None:
+                foreign.append(left)
         return foreign
 
 

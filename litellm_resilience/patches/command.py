@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from litellm_resilience import options
 from litellm_resilience.patches import servers
 from litellm_resilience.patches.workers import Supervision
+from litellm_resilience.status.services import Visibility
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
 from litellm_resilience.supervisor.preload import ImportReads
@@ -89,6 +90,7 @@ def _supervision(ctx: click.Context, ours: dict[Any, Any], given: list[str]) -> 
         ),
         preload=not ours["no_preload"],
         reads=ctx.obj if isinstance(ctx.obj, ImportReads) else None,
+        visibility=Visibility(ours["status_socket"], ours["resilience_metrics_port"]),
         given=tuple(name for name in given if name in options.SUPERVISION),
     )
 

@@ -11,6 +11,7 @@ from litellm_resilience.patches import (
     cached_clients,
     client_disconnect,
     lifecycle,
+    metrics,
     ownership,
     shared_session,
     stream_release,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 DISABLE_VARIABLE = "LITELLM_RESILIENCE_DISABLE"
 
 PATCHES: tuple[Patch, ...] = (
+    Patch("metrics", "prometheus_client", metrics.apply),
     Patch("session-ownership", "AiohttpTransport.aclose", ownership.apply),
     Patch("cached-clients", "LiteLLMAiohttpTransport.handle_async_request", cached_clients.apply),
     Patch("stream-release", "AiohttpResponseStream", stream_release.apply),

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.server import Server
 
-from litellm_resilience.patches import registry
+from litellm_resilience import stats
+from litellm_resilience.patches import metrics, registry
 from litellm_resilience.patches.base import (
     Outcome,
     require,
     require_async,
 )
+from litellm_resilience.status.services import Visibility, services
 from litellm_resilience.supervisor.jitter import JitteredLimit
 from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.launch import Forking, Spawning
@@ -28,6 +30,7 @@ from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings
 from litellm_resilience.supervisor.preload import share_memory
+from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     import logging
@@ -47,6 +50,7 @@ class Supervision:
         recycling: their limits, but for the request limit, which uvicorn is given.
         preload: fork workers from this process if that is safe.
         reads: what modules have read of the environment, if that was watched.
+        visibility: where the supervisor can be asked.
         given: the names of the options among these that somebody has set.
     """
 
@@ -54,6 +58,7 @@ class Supervision:
     recycling: Recycling = field(default_factory=Recycling)
     preload: bool = True
     reads: ImportReads | None = None
+    visibility: Visibility = field(default_factory=Visibility)
     given: tuple[str, ...] = ()
 
     def imports_done(self) -> None:
@@ -64,10 +69,13 @@ class Supervision:
     def wanted(self, arguments: dict[str, Any]) -> bool:
         """Say whether `uvicorn.run` with these arguments should be supervised.
 
-        One worker without a limit serves in the command's own process, as ever.
+        One worker without a limit serves in the command's own process, as ever, unless somebody
+        wants to ask its supervisor.
         """
         limited = arguments.get("limit_max_requests") is not None or self.recycling.any
-        return not arguments.get("reload") and ((arguments.get("workers") or 1) > 1 or limited)
+        visible = self.visibility != Visibility()
+        several = (arguments.get("workers") or 1) > 1
+        return not arguments.get("reload") and (several or limited or visible)
 
 
 def outcome() -> Outcome:
@@ -143,10 +151,18 @@ class _Supervised:
         launcher = Forking() if obstacle is None else Spawning()
         if obstacle is None:
             share_memory()
-        journal = Journal(self._host.log())
+        log = self._host.log()
+        journal = Journal(log)
         journal.supervising(workers, launcher.method, obstacle)
-        plan = Plan(workers, self._how.settings, self._recycling())
-        status = Supervisor(self._config, sockets, plan, launcher, journal).run()
+        board = Scoreboard.create(launcher.context)
+        board.totals.forked = obstacle is None
+        beside = services(
+            self._how.visibility, self._config, launcher, board, journal=journal, log=log
+        )
+        plan = Plan(workers, self._how.settings, self._recycling(), stats, metrics.forget)
+        status = Supervisor(
+            self._config, sockets, plan, launcher, journal, board=board, services=beside
+        ).run()
         if status:
             sys.exit(status)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiohttp import ClientSession
 
 from litellm_resilience.backoff import Attempts, Backoff
+from litellm_resilience.session import pool
 from litellm_resilience.session.retirement import Retirement, close_now, close_on_its_loop
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ class Counters:
         recreated: sessions made to replace a dead or foreign one.
         failures: attempts to make one that failed.
         prevented_closes: closes by somebody who did not own the session.
+        pool_waits: requests that had to wait for a free connection of the session.
     """
 
     generation: int = 0
     recreated: int = 0
     failures: int = 0
     prevented_closes: int = 0
+    pool_waits: int = 0
 
 
 class SessionKeeper:
@@ -221,6 +224,7 @@ class SessionKeeper:
         self.counters.generation += 1
         self._shared.add(session)
         self._by_loop[session._loop] = session
+        pool.watch(session, self._count_pool_wait)
         reference = weakref.ref(session)
 
         async def close() -> None:
@@ -237,6 +241,7 @@ class SessionKeeper:
         """Give the sessions in care their own `close` back."""
         for session in self._shared:
             vars(session).pop("close", None)
+            pool.unwatch(session)
 
     async def close(self, session: ClientSession) -> None:
         """Close a shared session on its owner's behalf, letting requests in flight finish."""
@@ -254,6 +259,9 @@ class SessionKeeper:
         return isinstance(session, ClientSession) and (
             session in self._shared or session is self._slot.get()
         )
+
+    def _count_pool_wait(self) -> None:
+        self.counters.pool_waits += 1
 
     def prevent_close(self) -> None:
         """Count a close by somebody who does not own the session, and that was refused."""

@@ -7,15 +7,18 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.supervisor import memory
+from litellm_resilience.supervisor import exits, memory
 from litellm_resilience.supervisor.limits import MEGABYTE
 from litellm_resilience.supervisor.policy import Due, State, Worker
+from litellm_resilience.supervisor.scoreboard import REASON_LENGTH
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+    from litellm_resilience.supervisor.exits import Cause
     from litellm_resilience.supervisor.limits import Limits
     from litellm_resilience.supervisor.link import Said, SupervisorEnd
+    from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 STACK_DUMP_SECONDS = 0.5
 """How long a worker that is about to be killed may print its stacks."""
@@ -29,6 +32,8 @@ class Handle:
         process: its process, started.
         link: the supervisor's end.
         limits: what it may do, hold and live.
+        board: where it and its worker write about it.
+        slot: the row that was claimed for it.
         now: seconds of the supervisor's clock.
 
     Attributes:
@@ -41,7 +46,15 @@ class Handle:
     """
 
     def __init__(
-        self, number: int, process: BaseProcess, link: SupervisorEnd, limits: Limits, now: float
+        self,
+        number: int,
+        process: BaseProcess,
+        link: SupervisorEnd,
+        *,
+        limits: Limits,
+        board: Scoreboard,
+        slot: int,
+        now: float,
     ) -> None:
         self.number = number
         self.process = process
@@ -55,9 +68,14 @@ class Handle:
         self.killed_because: str | None = None
         self.successor: str | None = None
         self._due_at = now
-        self._turns = 0
+        self._board = board
+        self.slot = slot
+        self._row = board.row(slot)
+        self._row.number, self._row.pid = number, process.pid or 0
+        self._row.started_at = now
+        self._row.request_limit = limits.requests or 0
+        self._turned = 0.0
         self._turned_at = now
-        self._memory = 0
         self._kill_at: float | None = None
 
     @property
@@ -80,19 +98,20 @@ class Handle:
     @property
     def requests(self) -> int:
         """How many requests it has answered."""
-        return self.link.figures.requests
+        return self._row.requests
 
     @property
     def memory(self) -> int:
         """Resident memory in bytes when last looked at."""
-        return self._memory
+        return self._row.memory
 
     def enter(self, state: State, now: float) -> float:
         """Change the state; return how many seconds the last one took."""
         took = now - self.since
         self.state, self.since = state, now
+        self._row.state = state
         if state is State.SERVING:
-            self.ready_at = self._turned_at = now
+            self.ready_at = self._turned_at = self._row.ready_at = now
         return took
 
     def heard(self) -> list[Said]:
@@ -105,16 +124,17 @@ class Handle:
         Args:
             now: seconds of the supervisor's clock.
         """
-        if self.link.figures.turns != self._turns:
-            self._turns = self.link.figures.turns
+        if self._row.turned_at != self._turned:
+            self._turned = self._row.turned_at
             self._turned_at = now
-        if self.state is not State.SERVING or self.process.pid is None:
+        if self.process.pid is None:
             return False
-        if self.limits.memory is not None:
-            self._memory = memory.resident(self.process.pid)
-            if self._memory > self.limits.memory:
-                held, allowed = self._memory // MEGABYTE, self.limits.memory // MEGABYTE
-                return self.make_due(Due.MEMORY, f"holds {held} of {allowed} MB", now)
+        self._row.memory = memory.resident(self.process.pid)
+        if self.state is not State.SERVING:
+            return False
+        if self.limits.memory is not None and self.memory > self.limits.memory:
+            held, allowed = self.memory // MEGABYTE, self.limits.memory // MEGABYTE
+            return self.make_due(Due.MEMORY, f"holds {held} of {allowed} MB", now)
         if self.limits.lifetime is not None and self.ready_at is not None:
             age = now - self.ready_at
             if age >= self.limits.lifetime:
@@ -130,6 +150,7 @@ class Handle:
         if self.due is not None:
             return False
         self.due, self.reason, self._due_at = due, reason, now
+        self._row.reason = reason.encode()[:REASON_LENGTH]
         return True
 
     def forgive(self, seconds: float) -> None:
@@ -175,8 +196,18 @@ class Handle:
         """Say whether the process has ended, and reap it."""
         return self.process.exitcode is not None
 
+    @property
+    def cause(self) -> Cause:
+        """Why it ended, if that was unasked."""
+        return exits.cause(
+            self.process.exitcode,
+            draining=self.state is State.DRAINING,
+            killed=self.killed_because is not None,
+        )
+
     def close(self) -> None:
         """Release what the supervisor holds for it."""
+        self._board.release(self.slot)
         self.link.close()
         self.process.close()
 
@@ -190,6 +221,6 @@ class Handle:
             turned_at=self._turned_at,
             due=self.due,
             due_at=self._due_at,
-            memory=self._memory,
+            memory=self.memory,
             doomed=self.killed_because is not None,
         )

@@ -1,7 +1,10 @@
-"""What happens to workers, one log line per event."""
+"""What happens to workers, one log line per event; the last ones are kept."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from litellm_resilience.supervisor import exits
@@ -9,10 +12,12 @@ from litellm_resilience.supervisor.limits import MEGABYTE
 from litellm_resilience.supervisor.policy import Due
 
 if TYPE_CHECKING:
-    import logging
+    from collections.abc import Callable
 
     from litellm_resilience.supervisor.handle import Handle
 
+KEPT = 20
+"""How many events are kept."""
 YOUNG = 60.0
 """A worker that reaches its memory limit before this age, in seconds, would do so for ever."""
 
@@ -22,35 +27,50 @@ class Journal:
 
     Args:
         log: where to.
+        clock: monotonic time in seconds.
+
+    Attributes:
+        recent: the last events, the newest last, each with the clock's time.
     """
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
+        self._clock = clock
         self._warned_of_memory = False
+        self.recent: deque[tuple[float, str]] = deque(maxlen=KEPT)
+
+    def _write(self, level: int, message: str, *arguments: object) -> None:
+        self._log.log(level, message, *arguments, stacklevel=2)
+        self.recent.append((self._clock(), message % arguments))
 
     def supervising(self, target: int, method: str, obstacle: str | None) -> None:
         """Say how many workers are supervised, and why they are not forked if they are not."""
         reason = f": {obstacle}" if obstacle else ""
-        self._log.info("Supervising %d workers, %s%s", target, method, reason)
+        self._write(logging.INFO, "Supervising %d workers, %s%s", target, method, reason)
 
     def started(self, worker: Handle) -> None:
         """A worker was started."""
-        self._log.info("%s started", worker.name.capitalize())
+        self._write(logging.INFO, "%s started", worker.name.capitalize())
 
     def not_started(self, error: OSError, pause: float) -> None:
         """The operating system refused to start a worker."""
-        self._log.error("A worker could not be started: %s; next attempt in %g s", error, pause)
+        self._write(
+            logging.ERROR, "A worker could not be started: %s; next attempt in %g s", error, pause
+        )
 
     def ready(self, worker: Handle, seconds: float) -> None:
         """A worker serves."""
-        self._log.info("%s ready after %.2f s", worker.name.capitalize(), seconds)
+        self._write(logging.INFO, "%s ready after %.2f s", worker.name.capitalize(), seconds)
 
     def due(self, worker: Handle, age: float) -> None:
         """A worker should be replaced."""
-        self._log.info("%s %s, will be replaced", worker.name.capitalize(), worker.reason)
+        self._write(
+            logging.INFO, "%s %s, will be replaced", worker.name.capitalize(), worker.reason
+        )
         if worker.due is Due.MEMORY and age < YOUNG and not self._warned_of_memory:
             self._warned_of_memory = True
-            self._log.warning(
+            self._write(
+                logging.WARNING,
                 "%s reached its memory limit %.0f s after it was ready, holding %d MB: "
                 "--max_worker_memory_mb is too low for this proxy, workers will be replaced all "
                 "the time",
@@ -61,16 +81,17 @@ class Journal:
 
     def retiring(self, worker: Handle) -> None:
         """A worker's replacement is about to be started."""
-        self._log.info("%s retiring: %s", worker.name.capitalize(), worker.reason)
+        self._write(logging.INFO, "%s retiring: %s", worker.name.capitalize(), worker.reason)
 
     def draining(self, worker: Handle) -> None:
         """A worker accepts nothing new."""
         by = f", replaced by {worker.successor}" if worker.successor else ""
-        self._log.info("%s draining%s", worker.name.capitalize(), by)
+        self._write(logging.INFO, "%s draining%s", worker.name.capitalize(), by)
 
     def drained(self, worker: Handle, seconds: float) -> None:
         """A worker has ended as it should."""
-        self._log.info(
+        self._write(
+            logging.INFO,
             "%s drained after %.1f s, %d requests in all",
             worker.name.capitalize(),
             seconds,
@@ -79,11 +100,12 @@ class Journal:
 
     def killing(self, worker: Handle) -> None:
         """A worker does not do what it should."""
-        self._log.error("Killing %s: %s", worker.name, worker.killed_because)
+        self._write(logging.ERROR, "Killing %s: %s", worker.name, worker.killed_because)
 
     def boot_failed(self, worker: Handle, pause: float) -> None:
         """A worker ended before it was ready."""
-        self._log.error(
+        self._write(
+            logging.ERROR,
             "%s could not start: %s; next attempt in %g s",
             worker.name.capitalize(),
             exits.describe(worker.process.exitcode, worker.killed_because),
@@ -92,7 +114,8 @@ class Journal:
 
     def died(self, worker: Handle, pause: float) -> None:
         """A worker died."""
-        self._log.error(
+        self._write(
+            logging.ERROR,
             "%s died: %s; %s",
             worker.name.capitalize(),
             exits.describe(worker.process.exitcode, worker.killed_because),
@@ -101,7 +124,8 @@ class Journal:
 
     def lost(self, worker: Handle) -> None:
         """A worker ended otherwise than asked, and nothing needs to be done about it."""
-        self._log.warning(
+        self._write(
+            logging.WARNING,
             "%s %s while %s",
             worker.name.capitalize(),
             exits.describe(worker.process.exitcode, worker.killed_because),
@@ -114,12 +138,12 @@ class Journal:
 
     def gave_up(self) -> None:
         """No worker of the first generation could start."""
-        self._log.error("No worker could start: see the error above. Ending.")
+        self._write(logging.ERROR, "No worker could start: see the error above. Ending.")
 
     def asked(self, what: str) -> None:
         """An operator asked for something."""
-        self._log.info("%s", what)
+        self._write(logging.INFO, "%s", what)
 
     def stopped(self) -> None:
         """All workers have ended."""
-        self._log.info("All workers have ended")
+        self._write(logging.INFO, "All workers have ended")

@@ -7,10 +7,10 @@ import signal
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from litellm_resilience.supervisor import worker
+from litellm_resilience.supervisor import child, worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
     from typing import Any
@@ -40,6 +40,20 @@ class Launcher(Protocol):
             OSError: the operating system refuses.
         """
 
+    def start_beside(
+        self, task: Callable[..., object], arguments: Sequence[Any], inherited: Sequence[Any]
+    ) -> BaseProcess:
+        """Start a process that is no worker.
+
+        Args:
+            task: what it does; a function of a module.
+            arguments: what it is called with.
+            inherited: as for a worker.
+
+        Raises:
+            OSError: the operating system refuses.
+        """
+
 
 class Forking:
     """Forks workers: they share the supervisor's memory and need not import LiteLLM."""
@@ -50,8 +64,14 @@ class Forking:
         self.context = multiprocessing.get_context("fork")
 
     def start(self, assignment: Assignment, inherited: Sequence[Any]) -> BaseProcess:
-        """Start a worker; signals wait until it has handlers of its own."""
-        process = self.context.Process(target=worker.run_forked, args=(assignment, inherited))
+        """Start a worker."""
+        return self.start_beside(worker.serve, [assignment], inherited)
+
+    def start_beside(
+        self, task: Callable[..., object], arguments: Sequence[Any], inherited: Sequence[Any]
+    ) -> BaseProcess:
+        """Start any process; signals wait until it has handlers of its own."""
+        process = self.context.Process(target=child.run, args=(task, arguments, inherited))
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             with warnings.catch_warnings():
@@ -73,7 +93,13 @@ class Spawning:
 
     def start(self, assignment: Assignment, inherited: Sequence[Any]) -> BaseProcess:
         """Start a worker; nothing of the supervisor's is open in it."""
+        return self.start_beside(worker.run_spawned, [assignment], inherited)
+
+    def start_beside(
+        self, task: Callable[..., object], arguments: Sequence[Any], inherited: Sequence[Any]
+    ) -> BaseProcess:
+        """Start any process."""
         del inherited
-        process = self.context.Process(target=worker.run_spawned, args=(assignment,))
+        process = self.context.Process(target=task, args=tuple(arguments))
         process.start()
         return process

@@ -1,4 +1,4 @@
-"""How a worker and its supervisor talk: one-byte messages over a pipe, figures in shared memory.
+"""How a worker and its supervisor talk: one-byte messages over a pipe.
 
 The end of the file tells either side that the other is gone.
 """
@@ -6,7 +6,6 @@ The end of the file tells either side that the other is gone.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -35,31 +34,18 @@ class Told(Enum):
     """The supervisor has ended."""
 
 
-class Figures(ctypes.Structure):
-    """What a worker writes about itself, without a lock: one writer, fields written whole."""
-
-    _fields_ = (
-        ("turns", ctypes.c_uint64),
-        ("requests", ctypes.c_uint64),
-    )
-    turns: int
-    requests: int
-
-
 class SupervisorEnd:
     """The supervisor's end.
 
     Args:
         connection: its end of the pipe.
-        figures: what the worker writes.
 
     Attributes:
         open: whether the worker may still say something.
     """
 
-    def __init__(self, connection: Connection[Any, Any], figures: Figures) -> None:
+    def __init__(self, connection: Connection[Any, Any]) -> None:
         self.connection = connection
-        self.figures = figures
         self.open = True
 
     def heard(self) -> list[Said]:
@@ -87,12 +73,10 @@ class WorkerEnd:
 
     Args:
         connection: its end of the pipe.
-        figures: where it writes.
     """
 
-    def __init__(self, connection: Connection[Any, Any], figures: Figures) -> None:
+    def __init__(self, connection: Connection[Any, Any]) -> None:
         self.connection = connection
-        self._figures = figures
 
     def say(self, message: Said) -> None:
         """Say something; a supervisor that is gone is noticed by `told`."""
@@ -112,11 +96,6 @@ class WorkerEnd:
         """Close this end."""
         self.connection.close()
 
-    def turned(self, requests: int) -> None:
-        """Note that the event loop has turned, and how many requests were answered so far."""
-        self._figures.turns += 1
-        self._figures.requests = requests
-
 
 class Link:
     """Both ends.
@@ -134,5 +113,4 @@ class Link:
     def create(cls, context: BaseContext) -> Self:
         """Make both ends for a worker of this start method."""
         ours, theirs = context.Pipe()
-        figures: Any = context.RawValue(Figures)
-        return cls(SupervisorEnd(ours, figures), WorkerEnd(theirs, figures))
+        return cls(SupervisorEnd(ours), WorkerEnd(theirs))

@@ -11,7 +11,7 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from litellm_resilience.supervisor import policy
 from litellm_resilience.supervisor.handle import Handle
@@ -21,14 +21,17 @@ from litellm_resilience.supervisor.restarts import Restarts
 from litellm_resilience.supervisor.worker import Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
 
     from uvicorn.config import Config
 
+    from litellm_resilience.supervisor.figures import SessionCounts
     from litellm_resilience.supervisor.journal import Journal
     from litellm_resilience.supervisor.launch import Launcher
     from litellm_resilience.supervisor.limits import Limits, Recycling
+    from litellm_resilience.supervisor.scoreboard import Scoreboard
+
 
 LOOK_INTERVAL = 0.5
 """Seconds after which the supervisor looks at its workers even if none says anything."""
@@ -36,6 +39,28 @@ STOOD_STILL = 5.0
 """A gap between two looks that means the supervisor was suspended, in seconds."""
 STOP_MARGIN = 10.0
 """Seconds that a worker may take to shut its application down after its drain."""
+
+
+class Service(Protocol):
+    """What the supervisor does beside supervising; nothing of it may block."""
+
+    @property
+    def waitables(self) -> Sequence[Any]:
+        """What becomes readable when there is something to do."""
+
+    def attend(self, now: float, inherited: Sequence[Any]) -> None:
+        """Do what is to be done now.
+
+        Args:
+            now: seconds of the supervisor's clock.
+            inherited: what a process that is forked here must not keep open.
+        """
+
+    def close(self) -> None:
+        """Release what belongs to the supervisor; called in each forked worker."""
+
+    def end(self) -> None:
+        """End with the supervisor."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +71,15 @@ class Plan:
         workers: how many should serve.
         settings: how they are supervised.
         recycling: the limits they draw theirs from.
+        session_counts: returns what a worker's shared session has been through; called there.
+        ended: called with the row of each worker that has ended.
     """
 
     workers: int
     settings: policy.Settings
     recycling: Recycling
+    session_counts: Callable[[], SessionCounts]
+    ended: Callable[[int], None]
 
 
 class Supervisor:
@@ -62,6 +91,8 @@ class Supervisor:
         plan: how many workers to keep, and how.
         launcher: starts a worker process.
         journal: told every event.
+        board: where workers write about themselves.
+        services: what else is done here.
         clock: monotonic time in seconds.
         source: what limits are drawn with.
     """
@@ -74,6 +105,8 @@ class Supervisor:
         launcher: Launcher,
         journal: Journal,
         *,
+        board: Scoreboard,
+        services: Sequence[Service] = (),
         clock: Callable[[], float] = time.monotonic,
         source: random.Random | None = None,
     ) -> None:
@@ -82,9 +115,11 @@ class Supervisor:
         self._plan = plan
         self._launcher = launcher
         self._journal = journal
+        self._board = board
+        self._services = services
         self._clock = clock
         self._random = source or random.Random()
-        self._target = plan.workers
+        self._aim(plan.workers)
         self._workers: list[Handle] = []
         self._started = 0
         self._restarts = Restarts()
@@ -109,6 +144,8 @@ class Supervisor:
             finally:
                 for worker in self._workers:
                     worker.kill_now()
+                for service in self._services:
+                    service.end()
         self._journal.stopped()
         return self.exit_status
 
@@ -129,6 +166,8 @@ class Supervisor:
             self._obey(self._signals.popleft(), now)
         for worker in list(self._workers):
             self._look_at(worker, now)
+        for service in self._services:
+            service.attend(now, [*self._resources(), *self._sockets])
         if self._stop_deadline is not None:
             self._press_on(now)
             return bool(self._workers)
@@ -167,7 +206,9 @@ class Supervisor:
 
     def _listen(self, worker: Handle, message: Said, now: float) -> None:
         if message is Said.READY and worker.state is State.BOOTING:
-            self._journal.ready(worker, worker.enter(State.SERVING, now))
+            seconds = worker.enter(State.SERVING, now)
+            self._board.totals.boot.observe(seconds)
+            self._journal.ready(worker, seconds)
             self._restarts.ready()
             self._ever_ready = True
             if self._stop_deadline is not None:
@@ -182,16 +223,22 @@ class Supervisor:
 
     def _bury(self, worker: Handle, now: float) -> None:
         self._workers.remove(worker)
+        totals = self._board.totals
         if worker.state is State.DRAINING and worker.ended_as_asked:
+            totals.drain.observe(now - worker.since)
             self._journal.drained(worker, now - worker.since)
         elif worker.state is State.DRAINING or self._stop_deadline is not None:
             if not worker.ended_as_asked:
+                totals.count_died(worker.cause)
                 self._journal.lost(worker)
         elif worker.ready_at is None:
+            totals.boot_failures += 1
             self._boot_failure = worker.process.exitcode
             self._journal.boot_failed(worker, self._restarts.boot_failed(now))
         else:
+            totals.count_died(worker.cause)
             self._journal.died(worker, self._restarts.died(now, now - worker.ready_at))
+        self._plan.ended(worker.slot)
         worker.close()
 
     def _perform(self, action: policy.Action, now: float) -> None:
@@ -209,6 +256,8 @@ class Supervisor:
                 self._journal.retiring(worker)
             elif isinstance(action, policy.Drain):
                 worker.successor = self._newest()
+                if worker.due is not None:
+                    self._board.totals.count_recycled(worker.due)
                 worker.enter(State.DRAINING, now)
                 worker.drain()
             else:
@@ -222,23 +271,40 @@ class Supervisor:
 
     def _start(self, now: float) -> None:
         limits = self._plan.recycling.draw(self._random)
+        slot = None
         try:
+            slot = self._board.claim()
             link = Link.create(self._launcher.context)
-            process = self._launch(link, limits)
+            process = self._launch(link, slot, limits)
         except OSError as error:
+            if slot is not None:
+                self._board.release(slot)
+            self._board.totals.boot_failures += 1
             self._journal.not_started(error, self._restarts.boot_failed(now))
             self._boot_failure = self._boot_failure or 1
             return
         self._started += 1
-        worker = Handle(self._started, process, link.supervisor, limits, self._clock())
+        self._board.totals.started += 1
+        worker = Handle(
+            self._started,
+            process,
+            link.supervisor,
+            limits=limits,
+            board=self._board,
+            slot=slot,
+            now=self._clock(),
+        )
         self._workers.append(worker)
         self._journal.started(worker)
 
-    def _launch(self, link: Link, limits: Limits) -> BaseProcess:
+    def _launch(self, link: Link, slot: int, limits: Limits) -> BaseProcess:
         assignment = Assignment(
             config=self._config,
             sockets=self._sockets,
             link=link.worker,
+            board=self._board,
+            slot=slot,
+            session_counts=self._plan.session_counts,
             request_limit=limits.requests,
             drain_timeout=self._plan.settings.drain_timeout,
         )
@@ -251,7 +317,8 @@ class Supervisor:
             link.worker.close()
 
     def _resources(self) -> list[Any]:
-        return [self._wake, self._waker, *(worker.link for worker in self._workers)]
+        links = (worker.link for worker in self._workers)
+        return [self._wake, self._waker, *links, *self._services]
 
     def _obey(self, number: int, now: float) -> None:
         name = signal.Signals(number).name
@@ -270,8 +337,11 @@ class Supervisor:
                 worker.make_due(Due.ROLL, "is of before the SIGHUP", now)
         else:
             step = 1 if name == "SIGTTIN" else -1
-            self._target = max(1, self._target + step)
+            self._aim(max(1, self._target + step))
             self._journal.asked(f"{name}: {self._target} workers from now on")
+
+    def _aim(self, workers: int) -> None:
+        self._target = self._board.totals.target = workers
 
     def _stop(self, now: float) -> None:
         timeout = self._config.timeout_graceful_shutdown
@@ -293,6 +363,8 @@ class Supervisor:
         waiting: list[Any] = [self._wake]
         for worker in self._workers:
             waiting += worker.waitables
+        for service in self._services:
+            waiting += service.waitables
         pause = self._restarts.not_before - self._clock()
         timeout = min(LOOK_INTERVAL, pause if pause > 0 else math.inf)
         multiprocessing.connection.wait(waiting, timeout)

@@ -7,20 +7,26 @@ import contextlib
 import faulthandler
 import signal
 import sys
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
+from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.link import Said, Told
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Callable
     from types import FrameType
 
     from uvicorn.config import Config
 
+    from litellm_resilience.supervisor.figures import SessionCounts
     from litellm_resilience.supervisor.link import WorkerEnd
+    from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 STARTUP_FAILURE = 3
 """uvicorn's exit status for an application that did not start."""
@@ -34,6 +40,9 @@ class Assignment:
         config: uvicorn's settings.
         sockets: the listening sockets, shared by all workers.
         link: to the supervisor.
+        board: where all workers write about themselves.
+        slot: the row that was claimed for this one.
+        session_counts: returns what this process's shared session has been through.
         request_limit: answered requests after which it asks to be replaced; None for no limit.
         drain_timeout: seconds its drain may take while it is being recycled.
     """
@@ -41,6 +50,9 @@ class Assignment:
     config: Config
     sockets: list[socket.socket]
     link: WorkerEnd
+    board: Scoreboard
+    slot: int
+    session_counts: Callable[[], SessionCounts]
     request_limit: int | None
     drain_timeout: float
 
@@ -57,6 +69,8 @@ class WorkerServer(DrainingServer):
         super().__init__(assignment.config)
         self.drain_timeout = assignment.drain_timeout
         self._link = assignment.link
+        self._figures = Figures(assignment.board.row(assignment.slot), TICK)
+        self._session_counts = assignment.session_counts
         self._request_limit = assignment.request_limit
         self._told_to_drain = False
 
@@ -84,7 +98,8 @@ class WorkerServer(DrainingServer):
     async def on_tick(self, counter: int) -> bool:
         """Note that the loop turns, report the limit, obey the supervisor."""
         answered = self.server_state.total_requests
-        self._link.turned(answered)
+        in_flight = len(self.server_state.tasks)
+        self._figures.turned(time.monotonic(), answered, in_flight, self._session_counts())
         if self._request_limit is not None and answered >= self._request_limit:
             self._request_limit = None
             self._link.say(Said.LIMIT)
@@ -107,31 +122,17 @@ class WorkerServer(DrainingServer):
         await super().shutdown(sockets=sockets)
 
 
-def run_forked(assignment: Assignment, inherited: Iterable[Any]) -> None:
-    """Serve in a process that was forked from the supervisor.
-
-    Args:
-        assignment: what the worker needs to know.
-        inherited: what belongs to the supervisor: closed here, or the other workers would not
-            notice its end.
-    """
-    signal.set_wakeup_fd(-1)
-    _default_signals()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
-    for resource in inherited:
-        resource.close()
-    _serve(assignment)
-
-
 def run_spawned(assignment: Assignment) -> None:
     """Serve in a process that was started afresh."""
-    _default_signals()
+    default_signals()
     assignment.config.configure_logging()
-    _serve(assignment)
+    serve(assignment)
 
 
-def _serve(assignment: Assignment) -> None:
+def serve(assignment: Assignment) -> None:
+    """Serve in a process that was forked from the supervisor."""
     _dump_stacks_on_request()
+    scoreboard.enter(assignment.board, assignment.slot)
     server = WorkerServer(assignment)
     server.run(sockets=assignment.sockets)
     if not server.started:
@@ -148,22 +149,6 @@ def _dump_stacks_on_request() -> None:
             faulthandler.register(signal.SIGQUIT)
 
 
-def _default_signals() -> None:
-    """Answer signals as a worker: the supervisor, not the terminal, decides when it ends.
-
-    Until it serves it has nothing to lose. uvicorn, which handles SIGINT and SIGTERM from then on,
-    raises them again after its drain.
-    """
-    for name in ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGINT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _ignore)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def _end() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)
-
-
-def _ignore(*_: object) -> None:
-    """Stand in for SIG_IGN, which the processes that a worker starts would inherit."""

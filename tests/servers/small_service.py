@@ -1,8 +1,8 @@
 """A small ASGI application under our supervisor, without LiteLLM, as a program.
 
-Takes one JSON object: `settings` and `recycling` of `Supervision`, `spawn`, and `uvicorn`, the
-arguments of `uvicorn.run`. What the application does is told by the path of a request and by the
-file `mode` in the working directory.
+Takes one JSON object: `settings`, `recycling` and `metrics_port` of `Supervision`, `spawn`, and
+`uvicorn`, the arguments of `uvicorn.run`. What the application does is told by the path of a
+request and by the file `mode` in the working directory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import uvicorn
 
 from litellm_resilience.patches import servers, workers
 from litellm_resilience.patches.base import Changes
+from litellm_resilience.status.services import Visibility
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
 
@@ -106,7 +107,9 @@ class SmallHost:
 def main() -> None:
     options = json.loads(sys.argv[1])
     supervision = workers.Supervision(
-        Settings(**options["settings"]), Recycling(**options["recycling"])
+        Settings(**options["settings"]),
+        Recycling(**options["recycling"]),
+        visibility=Visibility(metrics_port=options["metrics_port"]),
     )
     arguments = options["uvicorn"]
     if options["limit"] is not None:

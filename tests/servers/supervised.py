@@ -10,12 +10,14 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from litellm_resilience.demo.proxy import free_port
+from litellm_resilience.status.channel import ask
 
 HERE = Path(__file__).parent
 EVENT = r"Worker \d+ \(pid (\d+)\) "
@@ -88,6 +90,8 @@ class Service:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "log"
+        # pytest's own are too long for a socket.
+        self._sockets = tempfile.TemporaryDirectory(prefix="lr")
         self.port = 0
         self.context: ssl.SSLContext | None = None
 
@@ -100,6 +104,7 @@ class Service:
         settings: dict[str, float] | None = None,
         recycling: dict[str, float] | None = None,
         spawn: bool = False,
+        metrics_port: int | None = None,
         ready: int | None = None,
         **arguments: Any,
     ) -> None:
@@ -109,6 +114,7 @@ class Service:
             "settings": settings or {},
             "recycling": recycling or {},
             "spawn": spawn,
+            "metrics_port": metrics_port,
             "limit": limit,
             "jitter": jitter,
             "uvicorn": {"port": self.port, "workers": workers, "access_log": False, **arguments},
@@ -121,7 +127,7 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._sockets.name},
             )
         wanted = workers if ready is None else ready
         self.wait(lambda: len(self.ever_ready()) >= wanted, f"{wanted} ready workers")
@@ -182,6 +188,15 @@ class Service:
             client.close()
         raise AssertionError(f"worker {pid} never answered")
 
+    @property
+    def status_socket(self) -> Path:
+        """Where its supervisor tells its state."""
+        return Path(self._sockets.name) / f"litellm-resilience-{os.getuid()}" / f"{self.port}.sock"
+
+    def status(self) -> dict[str, Any]:
+        """Return what the supervisor says of itself."""
+        return ask(self.status_socket)
+
     def wait_exit(self) -> int:
         """Return the exit status."""
         self.wait(lambda: self.process.poll() is not None, "end")
@@ -193,3 +208,4 @@ class Service:
                 if alive(pid):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
+        self._sockets.cleanup()

@@ -10,11 +10,15 @@ from typing import Any, cast
 
 import pytest
 
+from litellm_resilience.session.keeper import Counters
 from litellm_resilience.supervisor import memory
+from litellm_resilience.supervisor.drain import TICK
+from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.handle import STACK_DUMP_SECONDS, Handle
 from litellm_resilience.supervisor.limits import MEGABYTE, Limits
 from litellm_resilience.supervisor.link import Link, Said, Told
 from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 PID = 4242
 SENTINEL = 17
@@ -50,11 +54,38 @@ def process() -> FakeProcess:
 
 
 @pytest.fixture
-def boot(link: Link, process: FakeProcess) -> Callable[..., Handle]:
+def board() -> Scoreboard:
+    """A scoreboard whose first row is the worker's."""
+    board = Scoreboard.create(multiprocessing.get_context("spawn"), capacity=2)
+    board.claim()
+    return board
+
+
+@pytest.fixture
+def figures(board: Scoreboard) -> Callable[[float, int], None]:
+    """Let the worker's event loop turn at this time, having answered so many requests."""
+    row = board.row(0)
+
+    def turned(now: float, answered: int) -> None:
+        Figures(row, TICK).turned(now, answered, 0, Counters())
+
+    return turned
+
+
+@pytest.fixture
+def boot(link: Link, process: FakeProcess, board: Scoreboard) -> Callable[..., Handle]:
     """Start a worker at 0 s."""
 
     def started(**limits: Any) -> Handle:
-        return Handle(1, cast("Any", process), link.supervisor, Limits(**limits), now=0.0)
+        return Handle(
+            1,
+            cast("Any", process),
+            link.supervisor,
+            limits=Limits(**limits),
+            board=board,
+            slot=0,
+            now=0.0,
+        )
 
     return started
 
@@ -164,18 +195,20 @@ class TestTalk:
 
 
 class TestFigures:
-    def test_turns_and_requests_are_seen(self, serve: Callable[..., Handle], link: Link) -> None:
+    def test_turns_and_requests_are_seen(
+        self, serve: Callable[..., Handle], figures: Callable[[float, int], None]
+    ) -> None:
         handle = serve()
-        link.worker.turned(requests=7)
+        figures(11.9, 7)
         handle.observe(now=12.0)
         assert handle.view().turned_at == 12.0
         assert handle.requests == 7
 
     def test_a_loop_that_stands_still_is_seen(
-        self, serve: Callable[..., Handle], link: Link
+        self, serve: Callable[..., Handle], figures: Callable[[float, int], None]
     ) -> None:
         handle = serve()
-        link.worker.turned(requests=7)
+        figures(11.9, 7)
         handle.observe(now=12.0)
         handle.observe(now=20.0)
         assert handle.view().turned_at == 12.0
@@ -222,9 +255,11 @@ class TestLimits:
         handle.observe(now=21.0)
         assert handle.memory == 300 * MEGABYTE
 
-    def test_the_requests_make_it_due_once(self, serve: Callable[..., Handle], link: Link) -> None:
+    def test_the_requests_make_it_due_once(
+        self, serve: Callable[..., Handle], figures: Callable[[float, int], None]
+    ) -> None:
         handle = serve(requests=5)
-        link.worker.turned(requests=6)
+        figures(11.9, 6)
         assert handle.reached_request_limit(now=20.0)
         assert not handle.reached_request_limit(now=21.0)
         view = handle.view()

@@ -14,12 +14,14 @@ import pytest
 from pytest_mock import MockerFixture
 from uvicorn.config import Config
 
+from litellm_resilience.session.keeper import Counters
 from litellm_resilience.supervisor import loop, policy
 from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.link import Said
 from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings
+from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 
 class FakeProcess:
@@ -64,6 +66,9 @@ class FakeLauncher:
         self.started.append(FakeProcess(1000 + len(self.started), assignment))
         return self.started[-1]
 
+    def start_beside(self, task: Any, arguments: Any, inherited: Any) -> Any:
+        raise AssertionError("nothing but workers is started here")
+
 
 @pytest.fixture
 def launcher() -> FakeLauncher:
@@ -79,10 +84,13 @@ def make(
     mocker.patch("litellm_resilience.supervisor.handle.os.kill")
     mocker.patch.object(loop, "LOOK_INTERVAL", 0.01)
 
+    ended: list[int] = []
+
     def build(workers: int = 2, clock: Callable[[], float] = time.monotonic) -> Supervisor:
-        plan = Plan(workers, Settings(), Recycling(requests=5))
+        plan = Plan(workers, Settings(), Recycling(requests=5), Counters, ended.append)
         journal = Journal(logging.getLogger("test"))
-        return Supervisor(Config("x:y"), [], plan, launcher, journal, clock=clock)
+        board = Scoreboard.create(launcher.context, capacity=4)
+        return Supervisor(Config("x:y"), [], plan, launcher, journal, board=board, clock=clock)
 
     return build
 

@@ -1,0 +1,1 @@
+"""Show what the workers do: to the operator's terminal and to Prometheus."""

@@ -1,0 +1,92 @@
+"""The state of a supervisor and its workers as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience import versions
+from litellm_resilience.supervisor.policy import State
+from litellm_resilience.supervisor.scoreboard import CAUSES, DUES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
+
+SERVING = (State.SERVING, State.RETIRING)
+
+
+def document(
+    board: Scoreboard, events: Iterable[tuple[float, str]], pid: int, now: float
+) -> dict[str, Any]:
+    """Return everything there is to know, ready for JSON.
+
+    Args:
+        board: where supervisor and workers write.
+        events: what happened last, each with its time.
+        pid: the supervisor's.
+        now: seconds of the monotonic clock, as are all times given.
+    """
+    totals = board.totals
+    return {
+        "supervisor": {
+            "pid": pid,
+            "target": totals.target,
+            "start_method": start_method(board),
+            "versions": versions.report(),
+        },
+        "workers": [worker(slot, row, now) for slot, row in board.living()],
+        "totals": {
+            **board.counted(),
+            "started": totals.started,
+            "boot_failures": totals.boot_failures,
+            "recycled": {due.value: totals.recycled[i] for i, due in enumerate(DUES)},
+            "died": {cause.value: totals.died[i] for i, cause in enumerate(CAUSES)},
+        },
+        "events": [
+            {"seconds_ago": round(max(0.0, now - at), 1), "event": text} for at, text in events
+        ],
+    }
+
+
+def start_method(board: Scoreboard) -> str:
+    """Say how workers are started."""
+    return "forked" if board.totals.forked else "spawned"
+
+
+def worker(slot: int, row: Row, now: float) -> dict[str, Any]:
+    """Return what is known of one worker; times in seconds, memory in bytes."""
+    state = row.state
+    return {
+        "slot": slot,
+        "generation": row.generation,
+        "number": row.number,
+        "pid": row.pid,
+        "state": None if state is None else state.value,
+        "reason": row.reason.decode(errors="replace"),
+        "age": round(now - (row.ready_at or row.started_at), 1),
+        "requests": row.requests,
+        "request_limit": row.request_limit or None,
+        "in_flight": row.in_flight,
+        "memory": row.memory,
+        "event_loop_lag": round(event_loop_lag(row, now), 3),
+        "session_generation": row.session_generation,
+        "sessions_recreated": row.counts.sessions_recreated - row.before.sessions_recreated,
+        "closes_prevented": row.counts.closes_prevented - row.before.closes_prevented,
+        "pool_waits": row.counts.pool_waits - row.before.pool_waits,
+    }
+
+
+def event_loop_lag(row: Row, now: float) -> float:
+    """Return how late a worker's event loop is, in seconds.
+
+    The longest delay of the last seconds, or how long it has stood still by now: a blocked worker
+    cannot write that down itself.
+    """
+    if row.state not in SERVING or not row.turned_at:
+        return row.lag
+    return max(row.lag, now - row.turned_at - NOTICE)
+
+
+NOTICE = 0.5
+"""Seconds without a turn that mean nothing yet: five turns of an idle loop."""

@@ -1,0 +1,86 @@
+"""The state of a supervisor as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.supervisor.limits import MEGABYTE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+EVENTS = 8
+"""How many of the last events are shown."""
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+COLUMNS: Sequence[tuple[str, Callable[[dict[str, Any]], str]]] = (
+    ("slot", lambda worker: str(worker["slot"])),
+    ("gen", lambda worker: str(worker["generation"])),
+    ("worker", lambda worker: str(worker["number"])),
+    ("pid", lambda worker: str(worker["pid"])),
+    ("state", lambda worker: str(worker["state"])),
+    ("age", lambda worker: duration(worker["age"])),
+    ("requests", lambda worker: f"{worker['requests']}{_of(worker['request_limit'])}"),
+    ("in flight", lambda worker: str(worker["in_flight"])),
+    ("memory", lambda worker: f"{worker['memory'] // MEGABYTE} MB" if worker["memory"] else "-"),
+    ("loop lag", lambda worker: f"{worker['event_loop_lag']:.3f} s"),
+    ("session", lambda worker: str(worker["session_generation"])),
+    ("recreated", lambda worker: str(worker["sessions_recreated"])),
+    ("closes prevented", lambda worker: str(worker["closes_prevented"])),
+    ("pool waits", lambda worker: str(worker["pool_waits"])),
+    ("to be replaced because it", lambda worker: worker["reason"]),
+)
+
+
+def render(state: dict[str, Any]) -> str:
+    """Return a table of all workers, the totals, and what happened last."""
+    return "\n".join([*_summary(state), "", *_workers(state["workers"]), "", *_events(state)])
+
+
+def _summary(state: dict[str, Any]) -> Iterator[str]:
+    supervisor, totals = state["supervisor"], state["totals"]
+    versions = supervisor["versions"]
+    yield (
+        f"litellm-resilience {versions['litellm-resilience']}, LiteLLM {versions['litellm']}, "
+        f"uvicorn {versions['uvicorn']}; supervisor {supervisor['pid']}, "
+        f"{supervisor['target']} workers, {supervisor['start_method']}"
+    )
+    yield (
+        f"{totals['requests']} requests answered; {totals['started']} workers started, "
+        f"recycled: {_by_kind(totals['recycled'])}; died: {_by_kind(totals['died'])}; "
+        f"could not start: {totals['boot_failures']}"
+    )
+
+
+def _by_kind(counts: dict[str, int]) -> str:
+    kinds = [f"{count} ({kind})" for kind, count in counts.items() if count]
+    return ", ".join(kinds) or "0"
+
+
+def _workers(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
+    rows = [[title for title, _ in COLUMNS]]
+    rows += [[text(worker) for _, text in COLUMNS] for worker in workers]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _events(state: dict[str, Any]) -> Iterator[str]:
+    for event in state["events"][-EVENTS:]:
+        yield f"{duration(event['seconds_ago']):>8} ago  {event['event']}"
+
+
+def _of(limit: int | None) -> str:
+    return f"/{limit}" if limit else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units."""
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR:
+        return f"{seconds // MINUTE:.0f} min {seconds % MINUTE:.0f} s"
+    if seconds < DAY:
+        return f"{seconds // HOUR:.0f} h {seconds % HOUR // MINUTE:.0f} min"
+    return f"{seconds // DAY:.0f} d {seconds % DAY // HOUR:.0f} h"

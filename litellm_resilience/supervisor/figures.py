@@ -1,0 +1,65 @@
+"""What a worker writes about itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from litellm_resilience.supervisor.scoreboard import Row
+
+LAG_WINDOW = 10.0
+"""Seconds for which a delay of the event loop is remembered."""
+
+
+class SessionCounts(Protocol):
+    """What the shared session of this process has been through."""
+
+    generation: int
+    recreated: int
+    prevented_closes: int
+    pool_waits: int
+
+
+class Figures:
+    """Writes a worker's row, ten times a second.
+
+    Args:
+        row: claimed for this worker.
+        tick: seconds between two turns of a loop that is not delayed.
+    """
+
+    def __init__(self, row: Row, tick: float) -> None:
+        self._row = row
+        self._tick = tick
+        self._delays: deque[tuple[float, float]] = deque()
+
+    def turned(self, now: float, answered: int, in_flight: int, session: SessionCounts) -> None:
+        """Note that the event loop has turned.
+
+        Args:
+            now: seconds of the monotonic clock.
+            answered: requests so far.
+            in_flight: requests that are being answered.
+            session: what the shared session has been through so far.
+        """
+        row = self._row
+        row.lag = self._longest_delay(now)
+        row.in_flight = in_flight
+        row.session_generation = session.generation
+        row.counts.requests = row.before.requests + answered
+        row.counts.sessions_recreated = row.before.sessions_recreated + session.recreated
+        row.counts.closes_prevented = row.before.closes_prevented + session.prevented_closes
+        row.counts.pool_waits = row.before.pool_waits + session.pool_waits
+        row.turned_at = now
+
+    def _longest_delay(self, now: float) -> float:
+        """Return the longest delay in the window; a later, longer one makes earlier ones moot."""
+        last = self._row.turned_at or now - self._tick
+        delay = max(0.0, now - last - self._tick)
+        while self._delays and self._delays[-1][1] <= delay:
+            self._delays.pop()
+        self._delays.append((now, delay))
+        while self._delays[0][0] < now - LAG_WINDOW:
+            self._delays.popleft()
+        return self._delays[0][1]

@@ -1,0 +1,220 @@
+"""What every worker does, in memory that the supervisor and all workers share.
+
+One row for each worker, without locks: every field has one writer and is written whole. A row is
+used again when its worker has ended, and its counts go on from where they stood, so that a sum over
+all rows never goes down.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.supervisor.exits import Cause
+from litellm_resilience.supervisor.policy import Due, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from multiprocessing.context import BaseContext
+
+    from typing_extensions import Self
+
+CAPACITY = 256
+"""How many workers there can be at once, draining ones included."""
+REASON_LENGTH = 80
+"""How many bytes are kept of why a worker is to be replaced."""
+STATES = tuple(State)
+DUES = tuple(Due)
+CAUSES = tuple(Cause)
+BOOT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+DRAIN_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Counts(ctypes.Structure):
+    """What only ever grows."""
+
+    _fields_ = (
+        ("requests", ctypes.c_uint64),
+        ("sessions_recreated", ctypes.c_uint64),
+        ("closes_prevented", ctypes.c_uint64),
+        ("pool_waits", ctypes.c_uint64),
+    )
+    requests: int
+    sessions_recreated: int
+    closes_prevented: int
+    pool_waits: int
+
+
+class Row(ctypes.Structure):
+    """One worker. Times are seconds of the monotonic clock, 0 before they have come."""
+
+    _fields_ = (
+        ("number", ctypes.c_uint64),
+        ("generation", ctypes.c_uint64),
+        ("pid", ctypes.c_int64),
+        ("state_code", ctypes.c_uint64),
+        ("started_at", ctypes.c_double),
+        ("ready_at", ctypes.c_double),
+        ("request_limit", ctypes.c_uint64),
+        ("memory", ctypes.c_uint64),
+        ("reason", ctypes.c_char * REASON_LENGTH),
+        ("before", Counts),
+        ("turned_at", ctypes.c_double),
+        ("in_flight", ctypes.c_uint64),
+        ("lag", ctypes.c_double),
+        ("session_generation", ctypes.c_uint64),
+        ("counts", Counts),
+    )
+    number: int
+    generation: int
+    """How many workers have had this row."""
+    pid: int
+    state_code: int
+    """0 while no worker has this row."""
+    started_at: float
+    ready_at: float
+    request_limit: int
+    """0 without a limit."""
+    memory: int
+    reason: bytes
+    """Why it is to be replaced."""
+    before: Counts
+    """What the earlier workers of this row have counted."""
+    turned_at: float
+    """From here on, the worker writes."""
+    in_flight: int
+    lag: float
+    session_generation: int
+    counts: Counts
+
+    @property
+    def state(self) -> State | None:
+        """Where its worker is in its life; None if no worker has it."""
+        return STATES[self.state_code - 1] if self.state_code else None
+
+    @state.setter
+    def state(self, state: State | None) -> None:
+        self.state_code = 0 if state is None else STATES.index(state) + 1
+
+    @property
+    def requests(self) -> int:
+        """How many requests its worker has answered."""
+        return self.counts.requests - self.before.requests
+
+
+def _histogram(bounds: Sequence[float]) -> Any:
+    class Histogram(ctypes.Structure):
+        _fields_ = (("counts", ctypes.c_uint64 * (len(bounds) + 1)), ("sum", ctypes.c_double))
+
+        def observe(self, seconds: float) -> None:
+            self.counts[bisect_left(bounds, seconds)] += 1
+            self.sum += seconds
+
+    return Histogram
+
+
+class Totals(ctypes.Structure):
+    """What the supervisor counts."""
+
+    _fields_ = (
+        ("target", ctypes.c_uint64),
+        ("forked", ctypes.c_bool),
+        ("started", ctypes.c_uint64),
+        ("boot_failures", ctypes.c_uint64),
+        ("recycled", ctypes.c_uint64 * len(DUES)),
+        ("died", ctypes.c_uint64 * len(CAUSES)),
+        ("boot", _histogram(BOOT_SECONDS)),
+        ("drain", _histogram(DRAIN_SECONDS)),
+    )
+    target: int
+    """How many workers should serve."""
+    forked: bool
+    started: int
+    boot_failures: int
+    recycled: Any
+    """By why, in the order of `DUES`."""
+    died: Any
+    """By cause, in the order of `CAUSES`."""
+    boot: Any
+    drain: Any
+
+    def count_recycled(self, due: Due) -> None:
+        """Count a worker whose replacement serves."""
+        self.recycled[DUES.index(due)] += 1
+
+    def count_died(self, cause: Cause) -> None:
+        """Count a worker that ended unasked."""
+        self.died[CAUSES.index(cause)] += 1
+
+
+class Scoreboard:
+    """All rows and the supervisor's totals; can be sent to a worker that is being started.
+
+    Args:
+        rows: one for each worker there can be at once.
+        totals: what the supervisor counts.
+    """
+
+    def __init__(self, rows: Any, totals: Totals) -> None:
+        self._rows = rows
+        self.totals = totals
+
+    @classmethod
+    def create(cls, context: BaseContext, capacity: int = CAPACITY) -> Self:
+        """Make an empty one that workers of this start method can share."""
+        totals: Any = context.RawValue(Totals)
+        return cls(context.RawArray(Row, capacity), totals)
+
+    def row(self, slot: int) -> Row:
+        """Return one row."""
+        found: Row = self._rows[slot]
+        return found
+
+    def claim(self) -> int:
+        """Return the number of a row for one more worker, which may keep it until `release`.
+
+        Raises:
+            BlockingIOError: if every row is in use.
+        """
+        for slot, row in enumerate(self._rows):
+            if row.state is None:
+                row.generation += 1
+                row.before = row.counts
+                row.state = State.BOOTING
+                row.reason = b""
+                row.pid = row.number = row.request_limit = row.memory = 0
+                row.in_flight = row.session_generation = 0
+                row.started_at = row.ready_at = row.turned_at = row.lag = 0.0
+                return slot
+        raise BlockingIOError(errno.EAGAIN, f"all {len(self._rows)} rows for workers are in use")
+
+    def release(self, slot: int) -> None:
+        """Give a row back; its counts stay."""
+        self.row(slot).state = None
+
+    def living(self) -> Iterator[tuple[int, Row]]:
+        """Yield the rows that a worker has, with their numbers."""
+        for slot, row in enumerate(self._rows):
+            if row.state is not None:
+                yield slot, row
+
+    def counted(self) -> dict[str, int]:
+        """Return the counts of all workers that ever were."""
+        names = [name for name, *_ in Counts._fields_]
+        return {name: sum(getattr(row.counts, name) for row in self._rows) for name in names}
+
+
+_entered: tuple[Scoreboard, int] | None = None
+
+
+def enter(board: Scoreboard, slot: int) -> None:
+    """Make this process known as the worker that has this row."""
+    global _entered  # noqa: PLW0603
+    _entered = (board, slot)
+
+
+def entered() -> tuple[Scoreboard, int] | None:
+    """Return the scoreboard and this process's row, if it is a supervised worker."""
+    return _entered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -37,10 +38,11 @@ def start_proxy(provider: ProviderThread) -> Iterator[StartProxy]:
             argv: tuple[str, ...] = RESILIENT,
             workers: int = 1,
             environment: dict[str, str] | None = None,
+            settings: dict[str, Any] | None = None,
         ) -> ProxyProcess:
             proxy = ProxyProcess(
                 argv,
-                default_config(provider.base_url),
+                {**default_config(provider.base_url), "litellm_settings": settings or {}},
                 (*options, "--num_workers", str(workers))
                 if argv in {RESILIENT, PLAIN}
                 else options,

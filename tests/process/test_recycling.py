@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import re
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
 from litellm_resilience.demo.proxy import ProxyProcess, chat
+from litellm_resilience.demo.watch import Scraper, Watcher
 
 StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")
@@ -36,6 +39,14 @@ OPTIONS = (
     "--max_requests_jitter",
     str(JITTER),
 )
+LITELLM = importlib.util.find_spec("litellm")
+HAS_METRICS = (
+    importlib.util.find_spec("prometheus_client") is not None
+    and LITELLM is not None
+    and Path(str(LITELLM.origin)).with_name("integrations").joinpath("prometheus.py").exists()
+)
+"""LiteLLM 1.80.0 and later has /metrics in its free part."""
+LITELLM_REQUESTS = "litellm_requests_metric_total"
 SILENCE = 4.0
 """Seconds without any reply that count as an outage; upstream's last 8 to 13."""
 
@@ -118,13 +129,31 @@ def assert_recycled_workers_heal(proxy: ProxyProcess, first: set[int]) -> None:
 
 
 def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
-    start_proxy: StartProxy, has_shared_session: bool
+    start_proxy: StartProxy, has_shared_session: bool, tmp_path: Path
 ) -> None:
     """One proxy, because it takes long to start."""
-    proxy = start_proxy(*OPTIONS, workers=2)
+    proxy = start_proxy(
+        *OPTIONS,
+        workers=2,
+        environment={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        settings={"callbacks": ["prometheus"]} if HAS_METRICS else {},
+    )
     assert "Supervising 2 workers, forked\n" in proxy.log_text()
     first = set(proxy.workers())
-    assert_nothing_lost(load(proxy, 90, seen(proxy, DRAINED, 4)))
+    with ExitStack() as observers:
+        readiness = observers.enter_context(Watcher(f"{proxy.base_url}/health/readiness"))
+        scraper = Scraper(f"{proxy.base_url}/metrics/", proxy.headers) if HAS_METRICS else None
+        if scraper is not None:
+            observers.enter_context(scraper)
+        report = load(proxy, 90, seen(proxy, DRAINED, 4))
+        assert_nothing_lost(report)
+        if scraper is not None:
+            wait(proxy, lambda: scraper.total(LITELLM_REQUESTS) >= report.requests)
+            assert scraper.faults == []
+            assert scraper.total("litellm_resilience_workers_recycled_total") >= 4
+            assert_files_do_not_pile_up(tmp_path)
+    assert readiness.looks
+    assert readiness.faults == []
     assert len(DRAINED.findall(proxy.log_text())) >= 4
     answered = [int(count) for count in LIMIT_REACHED.findall(proxy.log_text())]
     assert all(LIMIT <= count <= LIMIT + JITTER + OVERSHOOT for count in answered), answered
@@ -150,6 +179,12 @@ def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
     proxy.stop()
     assert proxy.killed == []
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def assert_files_do_not_pile_up(directory: Path) -> None:
+    """At most two workers, a replacement and a draining one have files at the same time."""
+    owners = {path.stem.rpartition("_")[2] for path in directory.glob("counter_*.db")}
+    assert owners <= {"worker0", "worker1", "worker2", "worker3", "worker4"}
 
 
 def add_model(config: Path, name: str) -> None:

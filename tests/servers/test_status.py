@@ -5,94 +5,37 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
-import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from supervised import Service, alive
-from typing_extensions import Self
 
 from litellm_resilience.demo.proxy import free_port
+from litellm_resilience.demo.watch import Scraper
 from litellm_resilience.status import channel
-
-Samples = dict[tuple[str, str], float]
-
-
-def scrape(port: int) -> Samples:
-    """Return every counter and histogram sample; the labels are one string."""
-    parser = pytest.importorskip("prometheus_client.parser")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
-        text = reply.read().decode()
-    return {
-        (sample.name, str(sample.labels)): sample.value
-        for family in parser.text_string_to_metric_families(text)
-        for sample in family.samples
-        if family.type in {"counter", "histogram"}
-    }
-
-
-class Scraper:
-    """Scrapes all the time and notes every sample that went down or away."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.last: Samples = {}
-        self.faults: list[Any] = []
-        self.scrapes = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                samples = scrape(self._port)
-            except OSError:
-                assert not self.scrapes, "it was there before"
-                continue
-            self.scrapes += 1
-            self.faults += [
-                (name, value, samples.get(name))
-                for name, value in self.last.items()
-                if samples.get(name, -1.0) < value
-            ]
-            self.last = samples
-
-    def total(self, name: str) -> float:
-        """Return the sum over all labels."""
-        return sum(value for (found, _), value in self.last.items() if found == name)
 
 
 @pytest.fixture
-def observed() -> Iterator[Callable[[Service], Scraper]]:
-    """Scrape a service until the test ends."""
-    running: list[Scraper] = []
+def observe(service: Service) -> Iterator[Callable[..., Scraper]]:
+    """Start the service with metrics, and scrape them until the test ends."""
+    pytest.importorskip("prometheus_client")
+    with ExitStack() as running:
 
-    def observe(service: Service) -> Scraper:
-        port = free_port()
-        service.start(workers=3, limit=30, jitter=10, metrics_port=port)
-        scraper = Scraper(port).__enter__()
-        running.append(scraper)
-        service.wait(lambda: scraper.scrapes, "first scrape")
-        return scraper
+        def start(**arguments: Any) -> Scraper:
+            port = free_port()
+            service.start(metrics_port=port, **arguments)
+            scraper = running.enter_context(Scraper(f"http://127.0.0.1:{port}/metrics"))
+            service.wait(lambda: scraper.looks, "first scrape")
+            return scraper
 
-    yield observe
-    for scraper in running:
-        scraper.__exit__()
+        yield start
 
 
-def test_counters_never_go_down(service: Service, observed: Callable[[Service], Scraper]) -> None:
+def test_counters_never_go_down(service: Service, observe: Callable[..., Scraper]) -> None:
     """Through recycles, a kill and a roll; and no answered request is missing from the count."""
-    scraper = observed(service)
+    scraper = observe(workers=3, limit=30, jitter=10)
     answered = 0
 
     def ask() -> None:
@@ -189,21 +132,22 @@ def test_the_socket_is_its_owners_alone_and_goes_with_the_supervisor(service: Se
 
 
 @pytest.mark.parametrize("spawn", [False, True])
-def test_the_exporter_ends_with_a_supervisor_that_is_killed(service: Service, spawn: bool) -> None:
-    port = free_port()
-    pytest.importorskip("prometheus_client")
-    service.start(workers=1, limit=1000, metrics_port=port, spawn=spawn)
-    with Scraper(port) as scraper:
-        service.wait(lambda: scraper.scrapes, "first scrape")
+def test_the_exporter_ends_with_a_supervisor_that_is_killed(
+    service: Service, observe: Callable[..., Scraper], spawn: bool
+) -> None:
+    scraper = observe(workers=1, limit=1000, spawn=spawn)
+    assert scraper.total("litellm_resilience_workers_started_total") == 1
     workers = service.living()
     service.process.kill()
-
-    def gone() -> bool:
-        try:
-            scrape(port)
-        except OSError:
-            return True
-        return False
-
-    service.wait(gone, "end of the exporter")
+    service.wait(lambda: "refused" in str(scraper.faults[-1:]), "end of the exporter")
     service.wait(lambda: not [pid for pid in workers if alive(pid)], "end of the workers")
+
+
+def test_a_metrics_port_that_is_taken_costs_the_metrics_only(service: Service) -> None:
+    pytest.importorskip("prometheus_client")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        service.start(workers=1, metrics_port=taken.getsockname()[1])
+        service.wait_log("has ended with status 1; next attempt in 10 s")
+        assert service.client().pid() in service.living()

@@ -1,0 +1,145 @@
+"""The rows that supervisor and workers share, and what a worker writes there."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from litellm_resilience.session.keeper import Counters
+from litellm_resilience.status.document import event_loop_lag
+from litellm_resilience.supervisor.drain import TICK
+from litellm_resilience.supervisor.exits import Cause
+from litellm_resilience.supervisor.figures import LAG_WINDOW, Figures
+from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.scoreboard import Scoreboard
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+def make(capacity: int = 3) -> Scoreboard:
+    return Scoreboard.create(CONTEXT, capacity)
+
+
+def write(board: Scoreboard, slot: int, answered: int, session: Counters | None = None) -> None:
+    """Let the worker that has this row, begun just now, say how far it has come."""
+    Figures(board.row(slot), TICK).turned(1.0, answered, 0, session or Counters())
+
+
+class TestRows:
+    def test_a_new_board_is_empty(self) -> None:
+        assert list(make().living()) == []
+
+    def test_each_worker_gets_a_row_of_its_own(self) -> None:
+        board = make()
+        assert [board.claim() for _ in range(3)] == [0, 1, 2]
+        assert [row.state for _, row in board.living()] == [State.BOOTING] * 3
+
+    def test_a_full_board_refuses(self) -> None:
+        """As the operating system refuses a process: the supervisor tries again later."""
+        board = make(1)
+        board.claim()
+        with pytest.raises(OSError, match="all 1 rows for workers are in use"):
+            board.claim()
+
+    def test_a_row_is_used_again_by_a_worker_that_starts_from_nothing(self) -> None:
+        board = make(1)
+        slot = board.claim()
+        row = board.row(slot)
+        write(board, slot, 7)
+        row.reason, row.memory, row.ready_at = b"old", 5, 3.0
+        board.release(slot)
+        assert board.claim() == slot
+        assert (row.generation, row.requests, row.reason) == (2, 0, b"")
+        assert (row.memory, row.ready_at, row.lag) == (0, 0.0, 0.0)
+
+    @pytest.mark.parametrize("state", list(State))
+    def test_a_state_is_read_as_it_was_written(self, state: State) -> None:
+        board = make(1)
+        row = board.row(board.claim())
+        row.state = state
+        assert row.state is state
+
+    @given(st.lists(st.tuples(st.sampled_from(["claim", "release", "count"]), st.integers(0, 3))))
+    def test_no_sum_ever_goes_down(self, steps: list[tuple[str, int]]) -> None:
+        """Whatever workers come and go: the counts of the ones that went stay."""
+        board = make(4)
+        own: dict[int, Counters] = {}
+        answered: dict[int, int] = {}
+        expected = 0
+        for step, number in steps:
+            if step == "claim" and len(own) < 4:
+                slot = board.claim()
+                own[slot], answered[slot] = Counters(), 0
+            elif step == "release" and number in own:
+                board.release(number)
+                del own[number]
+            elif step == "count" and number in own:
+                own[number].recreated += 1
+                answered[number] += 2
+                expected += 1
+                write(board, number, answered[number], own[number])
+            counted = board.counted()
+            assert (counted["sessions_recreated"], counted["requests"]) == (expected, 2 * expected)
+
+
+class TestTotals:
+    def test_recycles_and_deaths_are_counted_by_kind(self) -> None:
+        totals = make().totals
+        totals.count_recycled(Due.MEMORY)
+        totals.count_died(Cause.HANG)
+        totals.count_died(Cause.HANG)
+        assert list(totals.recycled) == [0, 1, 0, 0]
+        assert list(totals.died) == [0, 0, 2, 0]
+
+    @pytest.mark.parametrize(("seconds", "bucket"), [(0.01, 0), (0.05, 0), (0.06, 1), (1e6, 13)])
+    def test_a_time_is_counted_in_the_bucket_it_does_not_exceed(
+        self, seconds: float, bucket: int
+    ) -> None:
+        boot = make().totals.boot
+        boot.observe(seconds)
+        assert [i for i, count in enumerate(boot.counts) if count] == [bucket]
+        assert boot.sum == seconds
+
+
+class TestLag:
+    def turn(self, *times: float) -> float:
+        """Return the lag after an event loop has turned at these times."""
+        board = make(1)
+        row = board.row(board.claim())
+        row.state = State.SERVING
+        figures = Figures(row, TICK)
+        for now in times:
+            figures.turned(now, 0, 0, Counters())
+        return row.lag
+
+    def test_a_loop_in_time_has_none(self) -> None:
+        assert self.turn(10.0, 10.1, 10.2) == pytest.approx(0.0, abs=1e-9)
+
+    def test_the_first_turn_says_nothing(self) -> None:
+        assert self.turn(1e6) == 0.0
+
+    def test_the_longest_delay_is_remembered(self) -> None:
+        assert self.turn(10.0, 12.1, 12.7, 12.8) == pytest.approx(2.0)
+
+    def test_a_longer_one_takes_its_place(self) -> None:
+        assert self.turn(10.0, 11.1, 14.2) == pytest.approx(3.0)
+
+    def test_it_is_forgotten_after_a_while(self) -> None:
+        later = [12.1 + LAG_WINDOW + i * TICK for i in range(1, 3)]
+        quiet = [12.1 + i * TICK for i in range(1, int(LAG_WINDOW / TICK) + 1)]
+        assert self.turn(10.0, 12.1, *quiet, *later) == pytest.approx(0.0, abs=1e-6)
+
+    def test_a_loop_that_stands_still_now_shows(self) -> None:
+        board = make(1)
+        row = board.row(board.claim())
+        row.state = State.SERVING
+        Figures(row, TICK).turned(10.0, 0, 0, Counters())
+        assert event_loop_lag(row, 10.2) == 0.0
+        assert event_loop_lag(row, 40.0) > 29.0
+
+    def test_a_worker_that_does_not_serve_yet_is_not_late(self) -> None:
+        board = make(1)
+        assert event_loop_lag(board.row(board.claim()), 1e6) == 0.0

@@ -49,11 +49,11 @@ class Stage:
     """One stage of a Dockerfile.
 
     Args:
-        base: the image it begins with.
+        name: what it is called, if it is.
         steps: its instructions with their arguments, in order.
     """
 
-    base: str
+    name: str
     steps: list[tuple[str, str]] = field(default_factory=list)
 
     def all(self, instruction: str) -> list[str]:
@@ -71,15 +71,15 @@ class Stage:
         return words
 
 
-def dockerfile() -> list[Stage]:
-    """Return the stages of the Dockerfile."""
+def dockerfile() -> dict[str, Stage]:
+    """Return the stages of the Dockerfile by name; the image itself is the last one, without."""
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     stages: list[Stage] = []
     for line in lines.replace("\\\n", " ").splitlines():
         name, _, argument = line.strip().partition(" ")
         if name == "FROM":
-            stages.append(Stage(argument.split()[0]))
+            stages.append(Stage(argument.partition(" AS ")[2]))
         elif name and stages:
             stages[-1].steps.append((name, argument.strip()))
-    return stages
+    return {stage.name: stage for stage in stages}

@@ -79,14 +79,22 @@ def options() -> list[str]:
     return [word for name, value in pairs if name not in OURS for word in (name, value)]
 
 
+def command(stage: Stage) -> list[str]:
+    """Return the image's command without its init, which a process that is not the first needs not."""
+    init, dashes, *words = stage.command("ENTRYPOINT")
+    assert (init, dashes) == ("tini", "--")
+    return words
+
+
 @pytest.fixture
 def deployed(provider: ProviderThread, tmp_path: Path) -> Iterator[ProxyProcess]:
-    packaging, image = dockerfile()
-    build(packaging, tmp_path)
+    stages = dockerfile()
+    image = stages[""]
+    build(stages["package"], tmp_path)
     config = yaml.safe_load(read_yaml(KUBERNETES / "configmap.yaml")["data"]["config.yaml"])
     key = "sk-of-the-secret-0123456789abcdef"
     proxy = ProxyProcess(
-        image.command("ENTRYPOINT"),
+        command(image),
         config,
         options(),
         env=environment(image, tmp_path, provider.base_url, key),

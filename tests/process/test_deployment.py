@@ -80,7 +80,7 @@ def options() -> list[str]:
 
 
 def command(stage: Stage) -> list[str]:
-    """Return the image's command without its init, which a process that is not the first needs not."""
+    """Return the image's command without its init, which only a first process needs."""
     init, dashes, *words = stage.command("ENTRYPOINT")
     assert (init, dashes) == ("tini", "--")
     return words
@@ -105,8 +105,9 @@ def deployed(provider: ProviderThread, tmp_path: Path) -> Iterator[ProxyProcess]
 
 
 def status(proxy: ProxyProcess, path: str) -> int:
-    """Return the status of a reply to a probe: without authorisation, on a connection of its own."""
-    with contextlib.closing(http.client.HTTPConnection(proxy.host, proxy.port, timeout=20)) as probe:
+    """Return the status of a reply to a probe: unauthorised, on a connection of its own."""
+    connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=20)
+    with contextlib.closing(connection) as probe:
         probe.request("GET", path)
         return probe.getresponse().status
 

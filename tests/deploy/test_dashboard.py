@@ -29,6 +29,13 @@ def promql(text: str) -> str:
     return text
 
 
+def variable(kind: str) -> dict[str, Any]:
+    """Return the dashboard's only variable of this type."""
+    found: dict[str, Any]
+    (found,) = [each for each in DASHBOARD["templating"]["list"] if each["type"] == kind]
+    return found
+
+
 def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
     at = panel["gridPos"]
     return {
@@ -53,9 +60,10 @@ def test_a_legend_uses_labels_that_the_query_has(panel: dict[str, Any]) -> None:
 
 @every_panel
 def test_a_panel_asks_the_chosen_source(panel: dict[str, Any]) -> None:
-    (source,) = [each for each in DASHBOARD["templating"]["list"] if each["type"] == "datasource"]
+    source = variable("datasource")
     chosen = {"type": source["query"], "uid": f"${{{source['name']}}}"}
     assert panel["datasource"] == chosen
+    assert variable("query")["datasource"] == chosen
     assert [target["datasource"] for target in panel["targets"]] == [chosen] * len(panel["targets"])
     references = [target["refId"] for target in panel["targets"]]
     assert len(references) == len(set(references))
@@ -82,7 +90,6 @@ def test_it_can_be_imported_anywhere() -> None:
     assert DASHBOARD["title"]
     assert DASHBOARD["schemaVersion"] >= 36
     assert "id" not in DASHBOARD
-    (instance,) = [each for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
-    metric = re.fullmatch(r"label_values\((\w+), instance\)", instance["query"]["query"])
+    metric = re.fullmatch(r"label_values\((\w+), instance\)", variable("query")["query"]["query"])
     assert metric
     assert metric[1] in documented()

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from deployment import DEPLOY, read_yaml
+from deployment import DEPLOY, pod, read_yaml
 from metrics_table import faults, series
 
 RULES: list[dict[str, Any]] = [
@@ -39,6 +39,11 @@ def test_templates_use_labels_that_the_result_has(rule: dict[str, Any]) -> None:
     used = set(re.findall(r"\$labels\.(\w+)", text))
     assert used == (set() if rule["expr"].startswith("absent(") else {"instance"})
     assert set(re.findall(r"\{\{ *(\S+)", text)) <= {"$labels.instance", "$value"}
+
+
+def test_a_pod_that_drains_until_its_end_is_no_alarm() -> None:
+    (rule,) = [each for each in RULES if each["alert"] == "LitellmTooFewWorkers"]
+    assert int(rule["for"].removesuffix("m")) * 60 > pod()["terminationGracePeriodSeconds"]
 
 
 def test_names_of_rules_are_unique() -> None:

@@ -121,14 +121,13 @@ async def ask(proxy: ProxyProcess, headers: dict[str, str]) -> int:
 
 def test_the_container_serves_answers_its_probes_and_stops_in_time(deployed: ProxyProcess) -> None:
     this: dict[str, Any] = container()
-    pre_stop = subprocess.Popen(this["lifecycle"]["preStop"]["exec"]["command"])
-    deployed.wait_workers(2, READY_SECONDS)
-
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert status(deployed, this[probe]["httpGet"]["path"]) == 200
-    assert asyncio.run(ask(deployed, deployed.headers)) == 200
-    assert asyncio.run(ask(deployed, {})) != 200, "the master key is not in force"
-    assert pre_stop.wait(timeout=60) == 0
+    with subprocess.Popen(this["lifecycle"]["preStop"]["exec"]["command"]) as pre_stop:
+        deployed.wait_workers(2, READY_SECONDS)
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert status(deployed, this[probe]["httpGet"]["path"]) == 200
+        assert asyncio.run(ask(deployed, deployed.headers)) == 200
+        assert asyncio.run(ask(deployed, {})) != 200, "the master key is not in force"
+    assert pre_stop.returncode == 0
 
     before = time.monotonic()
     assert deployed.stop(timeout=pod()["terminationGracePeriodSeconds"]) == 0

@@ -222,7 +222,7 @@ class ProxyProcess(Started):
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_child_environment(self._env),
+                    env=_child_environment({"TMPDIR": str(self.directory), **self._env}),
                     cwd=self._cwd,
                     start_new_session=True,
                 )
@@ -265,7 +265,7 @@ class ProxyProcess(Started):
             ProxyError: it did not in time, or the process ended without it.
         """
         expression = re.compile(pattern, re.MULTILINE)
-        return self._wait(
+        return self.wait_for(
             lambda: expression.search(self.log_text()), timeout, f"log line matching {pattern!r}"
         )
 
@@ -278,7 +278,7 @@ class ProxyProcess(Started):
         Raises:
             ProxyError: it was not in time, or the process ended.
         """
-        self._wait(self._is_live, timeout, "answer to /health/liveliness")
+        self.wait_for(self._is_live, timeout, "answer to /health/liveliness")
 
     def wait_workers(self, count: int, timeout: float = 120.0) -> list[int]:
         """Wait until at least `count` workers serve.
@@ -298,7 +298,7 @@ class ProxyProcess(Started):
             serving = self.workers()
             return serving if len(serving) >= count else None
 
-        return self._wait(enough, timeout, f"{count} serving workers")
+        return self.wait_for(enough, timeout, f"{count} serving workers")
 
     def processes(self) -> list[int]:
         """Process ids of the command and all its living descendants."""
@@ -352,7 +352,17 @@ class ProxyProcess(Started):
         finally:
             connection.close()
 
-    def _wait(self, condition: Callable[[], T | None], timeout: float, what: str) -> T:
+    def wait_for(self, condition: Callable[[], T | None], timeout: float, what: str) -> T:
+        """Wait until a condition has a true value, and return it.
+
+        Args:
+            condition: looked at again and again.
+            timeout: seconds.
+            what: is waited for, for the error.
+
+        Raises:
+            ProxyError: it had none in time, or the proxy has ended; with the end of its log.
+        """
         deadline = time.monotonic() + timeout
         while True:
             ended = self.exit_status()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -92,11 +91,11 @@ def seen(proxy: ProxyProcess, pattern: re.Pattern[str], times: int) -> Callable[
     return lambda: len(pattern.findall(proxy.log_text())) >= times
 
 
-def wait(proxy: ProxyProcess, condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait for a condition with a deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, proxy.log_tail()
+def wait_gone(pids: list[int]) -> None:
+    """Wait until none of these processes is there, also helpers that end after the command."""
+    deadline = time.monotonic() + 60
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists()]:
+        assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
 
@@ -148,7 +147,10 @@ def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
         report = load(proxy, 90, seen(proxy, DRAINED, 4))
         assert_nothing_lost(report)
         if scraper is not None:
-            wait(proxy, lambda: scraper.total(LITELLM_REQUESTS) >= report.requests)
+            counted = scraper
+            proxy.wait_for(
+                lambda: counted.total(LITELLM_REQUESTS) >= report.requests, 60, "count of requests"
+            )
             assert scraper.faults == []
             assert scraper.total("litellm_resilience_workers_recycled_total") >= 4
             assert_files_do_not_pile_up(tmp_path)
@@ -161,11 +163,11 @@ def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
         assert_recycled_workers_heal(proxy, first)
     assert "never awaited" not in proxy.log_text()
 
-    wait(proxy, lambda: len(proxy.workers()) == 2)
+    proxy.wait_for(lambda: len(proxy.workers()) == 2, 60, "two workers")
     victim = proxy.workers()[0]
     ready = len(READY.findall(proxy.log_text()))
     os.kill(victim, signal.SIGKILL)
-    wait(proxy, seen(proxy, READY, ready + 1))
+    proxy.wait_for(seen(proxy, READY, ready + 1), 60, "replacement")
     assert f"(pid {victim}) died: killed by SIGKILL" in proxy.log_text()
 
     before = set(proxy.workers())
@@ -223,9 +225,9 @@ def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy)
     # A replacement is importing LiteLLM now.
     processes = proxy.processes()
     os.kill(proxy.pid, signal.SIGTERM)
-    wait(proxy, lambda: proxy.exit_status() is not None)
-    wait(proxy, lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in processes))
+    proxy.wait_for(lambda: proxy.exit_status() is not None, 60, "end")
     assert proxy.exit_status() == 0
+    wait_gone(processes)
 
 
 def test_gunicorn_workers_are_patched_recycled_and_announce_their_end(

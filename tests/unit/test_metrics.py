@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
-from pathlib import Path
 
 import pytest
+from metrics_doc import documented
 
 from litellm_resilience.session.keeper import Counters
 from litellm_resilience.supervisor.figures import Figures
@@ -15,9 +14,6 @@ from litellm_resilience.supervisor.scoreboard import CAUSES, DUES, Scoreboard
 
 prometheus_client = pytest.importorskip("prometheus_client")
 metrics = pytest.importorskip("litellm_resilience.status.metrics")
-
-TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
-ROW = re.compile(r"^\| `(litellm_resilience_\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
 
 
 def board() -> Scoreboard:
@@ -82,14 +78,24 @@ def test_a_process_without_a_supervisor_shows_its_session() -> None:
 
 
 def test_the_documentation_lists_exactly_what_there_is() -> None:
-    """With type and labels."""
-    documented = {
-        name: (kind, set(re.findall(r"`(\w+)`", labels.partition(":")[0])))
-        for name, kind, labels in ROW.findall(TABLE.read_text())
-    }
+    """With type, labels and their values."""
     found = {}
     for family in metrics.ScoreboardCollector(board()).collect():
         suffix = "_total" if family.type == "counter" else ""
-        labels = {label for s in family.samples for label in s.labels} - {"le"}
-        found[family.name + suffix] = (family.type, labels)
-    assert documented == found
+        values: dict[str, set[str]] = {}
+        for label, value in (pair for s in family.samples for pair in s.labels.items()):
+            if label != "le":
+                values.setdefault(label, set()).add(value)
+        found[family.name + suffix] = (family.type, values)
+    table = documented()
+    kinds = {name: metric.kind for name, metric in table.items()}
+    assert kinds == {name: kind for name, (kind, _) in found.items()}
+    for name, metric in table.items():
+        shown = found[name][1]
+        assert set(metric.labels) == set(shown), name
+        for label, known in metric.labels.items():
+            if label == "start_method":
+                assert known is not None
+                assert known >= shown[label]
+            elif known is not None:
+                assert known == shown[label], name

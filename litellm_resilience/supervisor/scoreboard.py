@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 CAPACITY = 256
-"""How many workers there can be at once, draining ones included."""
+"""How many workers there can be at once, draining ones included, unless more are wanted."""
 REASON_LENGTH = 80
 """How many bytes are kept of why a worker is to be replaced."""
 STATES = tuple(State)
@@ -163,9 +164,20 @@ class Scoreboard:
 
     @classmethod
     def create(cls, context: BaseContext, capacity: int = CAPACITY) -> Self:
-        """Make an empty one that workers of this start method can share."""
-        totals: Any = context.RawValue(Totals)
-        return cls(context.RawArray(Row, capacity), totals)
+        """Make an empty one that workers of this start method can share.
+
+        Forked workers share anonymous memory: the file that spawned ones need may be on a file
+        system that is full, where the first write would kill the process.
+        """
+        row_array = Row * capacity
+        rows: Any
+        totals: Any
+        if context.get_start_method() == "fork":
+            rows = row_array.from_buffer(mmap.mmap(-1, ctypes.sizeof(row_array)))
+            totals = Totals.from_buffer(mmap.mmap(-1, ctypes.sizeof(Totals)))
+        else:
+            rows, totals = context.RawArray(Row, capacity), context.RawValue(Totals)
+        return cls(rows, totals)
 
     def row(self, slot: int) -> Row:
         """Return one row."""

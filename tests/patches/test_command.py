@@ -401,3 +401,11 @@ def test_hypercorn_serves_patched_and_warns(mocker: MockerFixture, warned: list[
     assert serve.called
     assert install.called
     assert len([text for text in warned if "hypercorn" in text]) == 1
+
+
+def test_metrics_on_the_proxys_own_port_are_a_usage_error(served: Any) -> None:
+    pytest.importorskip("prometheus_client")
+    result = CliRunner().invoke(cli, ["--port", "9464", "--resilience_metrics_port", "9464"])
+    assert result.exit_code == 2
+    assert "--resilience_metrics_port must not be --port" in result.output
+    assert not served.called

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +75,11 @@ def test_a_bad_jitter_in_the_environment_is_a_usage_error() -> None:
         ("--worker_drain_timeout", "0"),
         ("--worker-drain-timeout", "soon"),
         ("--worker_hang_timeout", "0.5"),
+        ("--resilience_metrics_port", "0"),
+        ("--resilience-metrics-port", "65536"),
+        ("--resilience_metrics_port", "http"),
+        ("--status_socket", "/does/not/exist/s"),
+        ("--status_socket", f"/{'long' * 30}"),
     ],
 )
 def test_a_bad_value_is_a_usage_error(option: str, value: str) -> None:
@@ -102,3 +109,26 @@ def test_the_module_is_the_command() -> None:
         check=True,
     )
     assert __version__ in result.stdout
+
+
+def test_json_and_watch_go_with_what_they_print() -> None:
+    for arguments in (["--json"], ["--watch"], ["--doctor", "--watch"]):
+        result = run(*arguments)
+        assert result.returncode == 2
+        assert "with --" in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no Unix sockets here")
+def test_status_without_a_supervisor_is_an_error(tmp_path: Path) -> None:
+    result = run("--status", TMPDIR=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == "No status: no supervisor of this user runs here.\n"
+    assert run("--status", "--status_socket", str(tmp_path / "s")).returncode == 1
+
+
+def test_a_metrics_port_needs_the_library() -> None:
+    if importlib.util.find_spec("prometheus_client") is not None:
+        pytest.skip("it is installed")
+    result = run("--resilience_metrics_port", "9464")
+    assert result.returncode == 2
+    assert "litellm-resilience[metrics]" in result.stderr

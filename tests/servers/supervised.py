@@ -178,6 +178,12 @@ class Service:
     def client(self) -> Client:
         return Client(self.port, self.context)
 
+    def begin(self, path: str) -> Callable[[], str]:
+        """Send a request and wait until a worker has it; return what reads the reply."""
+        finish = self.client().begin(path)
+        self.wait(lambda: sum(w["in_flight"] for w in self.status()["workers"]), "request")
+        return finish
+
     def client_of(self, pid: int) -> Client:
         """Return a connection to this worker."""
         deadline = time.monotonic() + DEADLINE

@@ -42,17 +42,22 @@ def test_no_request_is_lost_while_workers_are_recycled(
     service.start(
         workers=workers, limit=LIMIT, jitter=JITTER, settings={"min_lifetime": 0}, loop=loop
     )
-    report = load(service, 2)
-    assert report.failures == {}
-    assert report.silent_seconds() == 0
+    for _ in range(10):
+        report = load(service, 2)
+        assert report.failures == {}
+        assert report.silent_seconds() == 0
+        if service.count(" drained after ") >= 3:
+            break
     service.wait_log(" drained after ", times=3)
 
 
 def test_every_worker_draws_its_limit(service: Service) -> None:
     """The line that reports the limit tells the count at most one tick after it was reached."""
     service.start(workers=2, limit=LIMIT, jitter=100, settings={"min_lifetime": 0})
-    report = load(service, 3)
-    assert report.failures == {}
+    for _ in range(10):
+        assert load(service, 2).failures == {}
+        if service.count("will be replaced") >= 3:
+            break
     words = [line.split() for line in service.log().splitlines() if "will be replaced" in line]
     counts = [int(line[line.index("answered") + 1]) for line in words]
     assert len(counts) >= 3
@@ -131,7 +136,7 @@ def test_a_stream_runs_to_its_end_on_the_old_worker(service: Service) -> None:
 
 def test_the_drain_timeout_ends_a_stream_that_does_not(service: Service) -> None:
     service.start(workers=1, limit=1, settings={"min_lifetime": 0, "drain_timeout": 1})
-    finish = service.client().begin("/stream/600")
+    finish = service.begin("/stream/600")
     (old,) = service.living()
     service.client().pid()
     service.wait_log(f"(pid {old}) drained after ")

@@ -153,7 +153,7 @@ def test_a_stop_answers_what_is_in_flight_and_leaves_nothing(service: Service, n
     service.start(workers=2, timeout_keep_alive=60)
     workers = service.living()
     idle = service.client()
-    finish = service.client().begin("/wait/1")
+    finish = service.begin("/wait/2")
     service.signal(number)
     assert int(finish().split()[0]) in workers
     assert service.wait_exit() == 0
@@ -164,7 +164,7 @@ def test_a_stop_answers_what_is_in_flight_and_leaves_nothing(service: Service, n
 def test_a_stop_refuses_new_connections(service: Service) -> None:
     """While a reply is still under way: load balancers learn at once to go elsewhere."""
     service.start(workers=2)
-    finish = service.client().begin("/wait/2")
+    finish = service.begin("/wait/3")
     service.signal(signal.SIGTERM)
     service.wait_log(" draining", times=2)
     with pytest.raises(ConnectionRefusedError):
@@ -190,7 +190,7 @@ def test_a_stop_in_the_middle_of_a_roll(service: Service, moment: str, times: in
 def test_a_second_interrupt_ends_at_once(service: Service) -> None:
     service.start(workers=1)
     (worker,) = service.living()
-    service.client().begin("/stream/600")
+    service.begin("/stream/600")
     service.signal(signal.SIGINT)
     service.wait_log("SIGINT: stopping")
     service.signal(signal.SIGINT)
@@ -200,7 +200,7 @@ def test_a_second_interrupt_ends_at_once(service: Service) -> None:
 
 def test_a_stop_keeps_to_uvicorns_graceful_timeout(service: Service) -> None:
     service.start(workers=1, timeout_graceful_shutdown=1)
-    service.client().begin("/stream/600")
+    service.begin("/stream/600")
     service.signal(signal.SIGTERM)
     assert service.wait_exit() == 0
 
@@ -225,7 +225,7 @@ def test_a_worker_that_is_asked_to_end_is_replaced(service: Service) -> None:
     """Somebody sends SIGTERM to a worker instead of the supervisor."""
     service.start(workers=1)
     (first,) = service.living()
-    finish = service.client().begin("/wait/1")
+    finish = service.begin("/wait/2")
     os.kill(first, signal.SIGTERM)
     assert int(finish().split()[0]) == first
     assert service.client().pid() != first

@@ -10,26 +10,20 @@ import contextlib
 import importlib
 import inspect
 import os
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience import asgi, install
-from litellm_resilience.patches import registry, workers
-from litellm_resilience.patches.base import Changes, Outcome, State, require
+from litellm_resilience.patches import gunicorn, notices, registry, workers
+from litellm_resilience.patches.base import Changes, Outcome, State
 from litellm_resilience.patches.host import LiteLLMHost
-from litellm_resilience.patches.warmup import warm_up
 from litellm_resilience.patches.workers import Supervision
-from litellm_resilience.supervisor.drain import DrainingServer
 from litellm_resilience.supervisor.jitter import JitteredLimit
-from litellm_resilience.supervisor.preload import share_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-    from types import ModuleType
+    from collections.abc import Iterator
 
 UVICORN_JITTER = "limit_max_requests_jitter"
 SINGLE_WORKER_WARNING = "single_worker_max_requests_warning"
-NO_LIMIT = "--max_requests_jitter has no effect without --max_requests_before_restart."
 
 
 @contextlib.contextmanager
@@ -47,7 +41,7 @@ def intercepted(
     changes = Changes()
     intercept = {
         None: _intercept_uvicorn,
-        "run_gunicorn": _intercept_gunicorn,
+        "run_gunicorn": gunicorn.intercept,
         "run_hypercorn": _intercept_hypercorn,
         "run_granian": _intercept_granian,
     }[other_server]
@@ -59,13 +53,6 @@ def intercepted(
     finally:
         changes.undo()
         os.environ.pop(asgi.TARGET_VARIABLE, None)
-
-
-def warn(message: str) -> None:
-    """Log a warning the way LiteLLM's proxy logs, JSON included."""
-    importlib.import_module("litellm._logging").verbose_proxy_logger.warning(
-        "litellm-resilience: %s", message
-    )
 
 
 def _intercept_uvicorn(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
@@ -82,7 +69,7 @@ def _intercept_uvicorn(changes: Changes, jitter: int | None, supervision: Superv
                 _supervise(changes, supervision)
             else:
                 how = "--reload" if kwargs.get("reload") else "one worker that has no limit"
-                _warn_of_ineffective(how, supervision.given)
+                notices.warn_of_ineffective(how, supervision.given)
         return original(*args, **kwargs)
 
     changes.replace(uvicorn, "run", run)
@@ -102,7 +89,9 @@ def _supervise(changes: Changes, supervision: Supervision) -> None:
     if outcome.state is State.APPLIED:
         workers.intercept(changes, supervision, LiteLLMHost(supervision.reads))
     else:
-        warn(f"Workers are not supervised, recycling them costs requests: {outcome.reason}.")
+        notices.warn(
+            f"Workers are not supervised, recycling them costs requests: {outcome.reason}."
+        )
 
 
 def uvicorn_arguments(arguments: dict[str, Any], jitter: int | None) -> dict[str, Any]:
@@ -114,7 +103,7 @@ def uvicorn_arguments(arguments: dict[str, Any], jitter: int | None) -> dict[str
     limit = changed.get("limit_max_requests")
     if limit is None:
         if jitter is not None:
-            warn(NO_LIMIT)
+            notices.warn(notices.NO_LIMIT)
         return changed
     return changed if jitter is None else changed | recycling_arguments(limit, jitter)
 
@@ -133,68 +122,12 @@ def uvicorn_has_jitter() -> bool:
     return UVICORN_JITTER in inspect.signature(uvicorn.Config.__init__).parameters
 
 
-def _intercept_gunicorn(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
-    from gunicorn.app.base import BaseApplication
-
-    original: Callable[..., Any] = BaseApplication.run
-
-    def run(self: Any) -> Any:
-        supervision.imports_done()
-        # LiteLLM has gunicorn fork its workers from this process.
-        warm_up(asgi.create_app(), self.cfg.workers)
-        share_memory()
-        if jitter is not None and not self.cfg.max_requests:
-            warn(NO_LIMIT)
-        elif jitter is not None:
-            self.cfg.set("max_requests_jitter", jitter)
-        _warn_of_ineffective("gunicorn", set(supervision.given) - {"worker_drain_timeout"})
-        if gunicorn_drain().state is State.APPLIED:
-            _announce_drain(changes, supervision.settings.drain_timeout)
-        return original(self)
-
-    changes.replace(BaseApplication, "run", run)
-
-
-def _announce_drain(changes: Changes, timeout: float) -> None:
-    """Give gunicorn's uvicorn workers, which are forked later, a server that drains.
-
-    uvicorn's own starves gunicorn's heartbeat while it waits for the last replies; the draining
-    one keeps ticking.
-    """
-
-    class GunicornServer(DrainingServer):
-        drain_timeout = timeout
-
-    changes.replace(_gunicorn_workers(), "Server", GunicornServer)
-
-
-def _gunicorn_workers() -> ModuleType:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return importlib.import_module("uvicorn.workers")
-
-
-def gunicorn_drain() -> Outcome:
-    """Say whether gunicorn's workers can be given an announced drain."""
-    effect = "a retiring gunicorn worker announces its end"
-    try:
-        return registry.server_outcome(
-            registry.GUNICORN_DRAIN, lambda: require(_gunicorn_workers(), "Server"), effect
-        )
-    except ImportError:
-        return Outcome(State.NOT_NEEDED, "gunicorn is not installed")
-
-
 def _warn_of_unsupported(server: str, jitter: int | None, supervision: Supervision) -> None:
     if jitter is not None:
-        warn(f"--max_requests_jitter has no effect with {server}, which has no request limit.")
-    _warn_of_ineffective(server, supervision.given)
-
-
-def _warn_of_ineffective(how: str, given: Collection[str]) -> None:
-    if given:
-        options = ", ".join(f"--{name}" for name in sorted(given))
-        warn(f"No effect with {how}: {options}.")
+        notices.warn(
+            f"--max_requests_jitter has no effect with {server}, which has no request limit."
+        )
+    notices.warn_of_ineffective(server, supervision.given)
 
 
 def _intercept_hypercorn(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
@@ -232,10 +165,10 @@ def outcomes() -> dict[str, Outcome]:
     native = Outcome(State.NATIVE, f"passed to uvicorn.run as {UVICORN_JITTER}")
     ours = Outcome(State.APPLIED, "this uvicorn has no jitter: drawn by us for each worker")
     absent = Outcome(State.NOT_NEEDED, "gunicorn is not installed")
-    gunicorn = Outcome(State.APPLIED, "passed to gunicorn as max_requests_jitter")
+    passed = Outcome(State.APPLIED, "passed to gunicorn as max_requests_jitter")
     return {
         registry.SUPERVISOR: workers.outcome(),
-        registry.GUNICORN_DRAIN: gunicorn_drain(),
+        registry.GUNICORN_DRAIN: gunicorn.outcome(),
         "uvicorn-jitter": native if uvicorn_has_jitter() else ours,
-        "gunicorn-jitter": gunicorn if installed("gunicorn") else absent,
+        "gunicorn-jitter": passed if installed("gunicorn") else absent,
     }

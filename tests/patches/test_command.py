@@ -18,7 +18,7 @@ from pytest_mock import MockerFixture
 
 from litellm_resilience import asgi
 from litellm_resilience.cli import cli
-from litellm_resilience.patches import command, servers, workers
+from litellm_resilience.patches import command, gunicorn, notices, servers, workers
 from litellm_resilience.patches.host import LiteLLMHost
 from litellm_resilience.supervisor.drain import DrainingServer
 from litellm_resilience.supervisor.jitter import JitteredLimit
@@ -44,7 +44,8 @@ def _quiet_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def warned(mocker: MockerFixture) -> list[str]:
     """What we warn about."""
     messages: list[str] = []
-    mocker.patch.object(servers, "warn", messages.append)
+    mocker.patch.object(notices, "warn", messages.append)
+    mocker.patch.object(gunicorn, "warn", messages.append)
     return messages
 
 
@@ -127,7 +128,7 @@ def test_other_uvicorn_calls_pass_through(mocker: MockerFixture) -> None:
 
 def test_jitter_without_a_limit_is_one_warning(served: Any, warned: list[str]) -> None:
     assert run("--max_requests_jitter", "100").exit_code == 0
-    assert warned == [servers.NO_LIMIT]
+    assert warned == [notices.NO_LIMIT]
     assert "limit_max_requests_jitter" not in served.call_args.kwargs
 
 
@@ -298,8 +299,8 @@ def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str])
     """It is drawn in gunicorn's master; nothing else may draw it again."""
     base = pytest.importorskip("gunicorn.app.base")
     create_app = mocker.patch.object(asgi, "create_app")
-    mocker.patch.object(servers, "warm_up")
-    mocker.patch.object(servers, "share_memory")
+    mocker.patch.object(gunicorn, "warm_up")
+    mocker.patch.object(gunicorn, "share_memory")
     seen: list[Any] = []
     mocker.patch.object(base.BaseApplication, "run", lambda self: seen.append(self.cfg))
     result = run("--run_gunicorn", *LIMIT, "--max_requests_jitter", "100", "--num_workers", "2")
@@ -313,10 +314,10 @@ def test_gunicorns_workers_get_a_server_that_drains(
 ) -> None:
     base = pytest.importorskip("gunicorn.app.base")
     mocker.patch.object(asgi, "create_app")
-    mocker.patch.object(servers, "warm_up")
-    mocker.patch.object(servers, "share_memory")
+    mocker.patch.object(gunicorn, "warm_up")
+    mocker.patch.object(gunicorn, "share_memory")
     seen: list[Any] = []
-    module = servers._gunicorn_workers()
+    module = gunicorn.workers_module()
     mocker.patch.object(
         base.BaseApplication, "run", side_effect=lambda _: seen.append(module.Server)
     )
@@ -333,11 +334,11 @@ def test_gunicorns_workers_get_a_server_that_drains(
 def test_gunicorn_without_a_limit_is_one_warning(mocker: MockerFixture, warned: list[str]) -> None:
     base = pytest.importorskip("gunicorn.app.base")
     mocker.patch.object(asgi, "create_app")
-    mocker.patch.object(servers, "warm_up")
-    mocker.patch.object(servers, "share_memory")
+    mocker.patch.object(gunicorn, "warm_up")
+    mocker.patch.object(gunicorn, "share_memory")
     mocker.patch.object(base.BaseApplication, "run", return_value=None)
     run("--run_gunicorn", "--max_requests_jitter", "100", "--num_workers", "2")
-    assert warned == [servers.NO_LIMIT]
+    assert warned == [notices.NO_LIMIT]
 
 
 def test_granian_serves_patched_and_warns(mocker: MockerFixture, warned: list[str]) -> None:

@@ -231,14 +231,25 @@ def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy)
 
 
 def test_gunicorn_workers_are_patched_recycled_and_announce_their_end(
-    start_proxy: StartProxy, has_shared_session: bool
+    start_proxy: StartProxy, has_shared_session: bool, tmp_path: Path
 ) -> None:
     """Forked from a patched master, also after a recycle; gunicorn draws the jitter itself."""
     pytest.importorskip("gunicorn")
-    proxy = start_proxy("--run_gunicorn", *OPTIONS, workers=2)
+    proxy = start_proxy(
+        "--run_gunicorn",
+        *OPTIONS,
+        workers=2,
+        environment={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        settings={"callbacks": ["prometheus"]} if HAS_METRICS else {},
+    )
     first = set(proxy.workers())
     report = load(proxy, 90, seen(proxy, GUNICORN_STARTED, 5))
     assert report.failures == {}
+    if HAS_METRICS:
+        assert_files_do_not_pile_up(tmp_path)
+        with Scraper(f"{proxy.base_url}/metrics/", proxy.headers) as scraper:
+            answered = "litellm_resilience_requests_total"
+            proxy.wait_for(lambda: scraper.total(answered) >= report.requests, 60, answered)
     proxy.wait_workers(2)
     assert set(proxy.workers()) != first
     for limit in GUNICORN_LIMIT.findall(proxy.log_text()):

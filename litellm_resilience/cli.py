@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from litellm_resilience import options, versions
 
@@ -30,19 +31,36 @@ class EntryCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _dispatch(*, version: bool, doctor: bool, as_json: bool, **_: Any) -> None:
+def _dispatch(*, version: bool, doctor: bool, plan: bool, as_json: bool, **_: Any) -> None:
     context = click.get_current_context()
     if version:
         _print_versions()
         return
-    if as_json and not doctor:
-        raise click.UsageError("--json goes with --doctor.")
+    if as_json and not (doctor or plan):
+        raise click.UsageError("--json goes with --doctor or --plan.")
+    if not plan:
+        _refuse_planning_options(context)
+    elif not doctor:
+        _plan(context.meta[ARGUMENTS], context)
+        return
     _check_environment()
     if doctor:
         from litellm_resilience import doctor as doctor_module
 
         context.exit(doctor_module.run(as_json=as_json))
     _run_litellm(context.meta[ARGUMENTS], context)
+
+
+def _refuse_planning_options(context: click.Context) -> None:
+    for option in options.planning_options():
+        if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} goes with --plan.")
+
+
+def _plan(arguments: Sequence[str], context: click.Context) -> None:
+    from litellm_resilience.plan.command import command
+
+    command().main(args=list(arguments), prog_name=context.info_name)
 
 
 def _print_versions() -> None:
@@ -81,6 +99,7 @@ cli = EntryCommand(
     params=[
         *options.serving_options(),
         *options.inspection_options(),
+        *options.planning_options(),
         options.version_option(),
     ],
     callback=_dispatch,

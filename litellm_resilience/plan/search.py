@@ -1,0 +1,74 @@
+"""The smallest jitter that keeps workers of plain LiteLLM from being down together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from litellm_resilience.plan import deploy, outlook, upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from litellm_resilience.plan.scenario import Scenario
+    from litellm_resilience.plan.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the search has found.
+
+    Args:
+        target: the chance that was not to be exceeded.
+        jitter: the smallest jitter that keeps to it, or None if none up to the limit does.
+        chance: what it leaves; without a jitter, what a jitter as large as the limit leaves.
+    """
+
+    target: float
+    jitter: int | None
+    chance: Estimate
+
+
+def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
+    """Search up to a jitter as large as the limit.
+
+    The chance is the larger one of that after a deploy and that in the long run, and the upper end
+    of its interval counts.
+
+    Args:
+        scenario: what is planned; its own jitter plays no part.
+        target: the chance not to be exceeded, above 0 and below 1.
+        seed: of the simulation.
+    """
+
+    def after_deploy(jitter: int) -> Estimate:
+        return deploy.fleet_chance(scenario.with_jitter(jitter), seed)
+
+    def worst(jitter: int) -> Estimate:
+        chance = after_deploy(jitter)
+        if chance.high > target:
+            return chance
+        pods = outlook.replications(upstream.recycles, scenario.with_jitter(jitter), seed)
+        return max(chance, outlook.long_run(pods) or chance, key=lambda estimate: estimate.high)
+
+    largest = worst(scenario.limit)
+    if largest.high > target:
+        return Advice(target, None, largest)
+    # After a deploy is nearly always the worse of the two, and has a closed form.
+    jitter = _first(0, scenario.limit, lambda jitter: after_deploy(jitter).high <= target)
+    chance = worst(jitter)
+    if chance.high > target:
+        jitter = _first(jitter, scenario.limit, lambda jitter: worst(jitter).high <= target)
+        chance = worst(jitter)
+    return Advice(target, jitter, chance)
+
+
+def _first(low: int, high: int, passes: Callable[[int], bool]) -> int:
+    """Return the first number from `low` on that passes, given that `high` does."""
+    while low < high:
+        middle = (low + high) // 2
+        if passes(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high

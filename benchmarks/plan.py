@@ -4,6 +4,9 @@ Plain `litellm` serves requests that arrive at a fixed rate, each over a connect
 workers stop and when their replacements serve is recorded, and compared with what the planner makes
 of the same limit, rate and boot time, which is taken from the run. With --jitter the command is
 ours with uvicorn's own supervisor, since not every LiteLLM has a jitter.
+
+The command is not LiteLLM's script: a spawned worker would import that first, and on a busy machine
+uvicorn's health check kills workers that take longer than 5 s for it. No plan foresees that.
 """
 
 from __future__ import annotations
@@ -17,17 +20,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import STARTUP_SECONDS, add_commands
+from benchmarks.commands import STARTUP_SECONDS
 from benchmarks.open_loop import Tally, send_at_rate
 from benchmarks.report import Machine, positive
 from litellm_resilience.demo.provider import ProviderProcess
-from litellm_resilience.demo.proxy import ProxyProcess, WorkerWatcher, chat, default_config
+from litellm_resilience.demo.proxy import (
+    PLAIN,
+    ProxyProcess,
+    WorkerWatcher,
+    chat,
+    default_config,
+)
 from litellm_resilience.plan.recording import Recording
 from litellm_resilience.plan.validation import Check, compare
 
 if TYPE_CHECKING:
     import argparse
 
+OURS = (sys.executable, "-c", "from litellm_resilience.cli import main; main()")
 UPSTREAM_SUPERVISOR = {"LITELLM_RESILIENCE_DISABLE": "worker-supervisor"}
 TOLERABLE = 0.05
 """Share of requests whose failure leaves the load what it was meant to be."""
@@ -43,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=positive(float), default=10.0, help="requests per second (default: 10)")
     add("--seconds", type=positive(float), default=480.0, help="length of the run (default: 480)")
     add("--recording", type=Path, help="write what was seen into this file")
-    add_commands(parser)
+    add("--command", help="default: plain litellm, or ours with a jitter")
 
 
 @dataclass
@@ -99,10 +109,10 @@ def run(args: argparse.Namespace) -> Comparison:
     options += ["--max_requests_before_restart", str(args.limit)]
     if args.jitter:
         options += ["--max_requests_jitter", str(args.jitter)]
-    command = args.resilient_command if args.jitter else args.plain_command
+    command = shlex.split(args.command) if args.command else OURS if args.jitter else PLAIN
     with ProviderProcess(delay=0.02) as provider:
         config = default_config(provider.base_url, ["openai"])
-        with ProxyProcess(shlex.split(command), config, options, env=UPSTREAM_SUPERVISOR) as proxy:
+        with ProxyProcess(command, config, options, env=UPSTREAM_SUPERVISOR) as proxy:
             proxy.wait_ready(STARTUP_SECONDS)
             proxy.wait_workers(args.workers, STARTUP_SECONDS)
             recording, tally = _record(proxy, machine, args)

@@ -122,9 +122,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
 def _advice(plan: Plan) -> list[str]:
     advice = plan.advice
     if plan.scenario.workers == 1:
-        return [
-            f"With one worker each recycle of {chart.UPSTREAM} is an outage, whatever the jitter."
-        ]
+        return [f"One worker: each recycle of {chart.UPSTREAM} is an outage, whatever the jitter."]
     target = _percent(advice.target)
     found = (
         f"A jitter of {advice.jitter} keeps the chance for {chart.UPSTREAM} at {target} or less:"

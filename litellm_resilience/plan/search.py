@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from litellm_resilience.plan import deploy, outlook, upstream
+from litellm_resilience.plan.statistics import Estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from litellm_resilience.plan.scenario import Scenario
-    from litellm_resilience.plan.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
     """Search up to a jitter as large as the limit.
 
     The chance is the larger one of that after a deploy and that in the long run, and the upper end
-    of its interval counts.
+    of its interval counts. A single worker has no other to be down with.
 
     Args:
         scenario: what is planned; its own jitter plays no part.
@@ -51,6 +51,8 @@ def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
         pods = outlook.replications(upstream.recycles, scenario.with_jitter(jitter), seed)
         return max(chance, outlook.long_run(pods) or chance, key=lambda estimate: estimate.high)
 
+    if scenario.workers == 1:
+        return Advice(target, 0, Estimate.exact(0.0))
     largest = worst(scenario.limit)
     if largest.high > target:
         return Advice(target, None, largest)

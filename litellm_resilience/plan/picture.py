@@ -43,8 +43,9 @@ def save(chart: Chart, title: str, path: Path) -> None:
         axis.set_title(name, loc="left")
         axis.set_ylabel("serving workers")
     axes[-1].set_xlabel("seconds after a deploy")
-    # Without a date the same plan is the same file.
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    # The same plan is the same file: no date, no random ids.
+    with importlib.import_module("matplotlib").rc_context({"svg.hashsalt": title}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _draw(axis: Any, colour: str, timeline: Timeline) -> None:

@@ -124,13 +124,16 @@ def _advice(plan: Plan) -> list[str]:
     if plan.scenario.workers == 1:
         return [f"One worker: each recycle of {chart.UPSTREAM} is an outage, whatever the jitter."]
     target = _percent(advice.target)
-    found = (
-        f"A jitter of {advice.jitter} keeps the chance for {chart.UPSTREAM} at {target} or less:"
-        if advice.jitter is not None
-        else f"No jitter up to the limit keeps the chance for {chart.UPSTREAM} at {target}: with "
-        f"{plan.scenario.limit} it is still"
-    )
-    return [f"{found} {_chance(advice.chance)}.", f"{chart.OURS} needs none."]
+    chance = _chance(advice.chance)
+    who = f"the chance for {chart.UPSTREAM} at {target}"
+    if advice.jitter is not None:
+        found = [f"A jitter of {advice.jitter} keeps {who} or less: {chance}."]
+    else:
+        most = plan.scenario.limit
+        found = [f"No jitter up to the limit keeps {who}: with {most} it is still {chance}."]
+        if advice.limit is not None:
+            found.append(f"That takes a limit of {advice.limit}, with as much jitter.")
+    return [*found, f"{chart.OURS} needs none."]
 
 
 def _notes(plan: Plan) -> list[str]:

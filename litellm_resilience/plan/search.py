@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from litellm_resilience.plan import deploy, outlook, upstream
@@ -22,18 +22,19 @@ class Advice:
         target: the chance that was not to be exceeded.
         jitter: the smallest jitter that keeps to it, or None if none up to the limit does.
         chance: what it leaves; without a jitter, what a jitter as large as the limit leaves.
+        limit: without a jitter, a limit that would do with as much jitter, if one was found.
     """
 
     target: float
     jitter: int | None
     chance: Estimate
+    limit: int | None = None
 
 
 def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
     """Search up to a jitter as large as the limit.
 
-    The chance is the larger one of that after a deploy and that in the long run, and the upper end
-    of its interval counts. A single worker has no other to be down with.
+    The chance is the larger one of that after a deploy and that in the long run. A single worker has no other to be down with.
 
     Args:
         scenario: what is planned; its own jitter plays no part.
@@ -45,24 +46,43 @@ def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
         return deploy.fleet_chance(scenario.with_jitter(jitter), seed)
 
     def worst(jitter: int) -> Estimate:
-        chance = after_deploy(jitter)
-        if chance.high > target:
-            return chance
-        pods = outlook.replications(upstream.recycles, scenario.with_jitter(jitter), seed)
-        return max(chance, outlook.long_run(pods) or chance, key=lambda estimate: estimate.high)
+        return _worst(scenario.with_jitter(jitter), target, seed)
 
     if scenario.workers == 1:
         return Advice(target, 0, Estimate.exact(0.0))
     largest = worst(scenario.limit)
-    if largest.high > target:
-        return Advice(target, None, largest)
+    if largest.value > target:
+        return Advice(target, None, largest, _smallest_limit(scenario, target, seed))
     # After a deploy is nearly always the worse of the two, and has a closed form.
-    jitter = _first(0, scenario.limit, lambda jitter: after_deploy(jitter).high <= target)
+    jitter = _first(0, scenario.limit, lambda jitter: after_deploy(jitter).value <= target)
     chance = worst(jitter)
-    if chance.high > target:
-        jitter = _first(jitter, scenario.limit, lambda jitter: worst(jitter).high <= target)
+    if chance.value > target:
+        jitter = _first(jitter, scenario.limit, lambda jitter: worst(jitter).value <= target)
         chance = worst(jitter)
     return Advice(target, jitter, chance)
+
+
+def _worst(scenario: Scenario, target: float, seed: int) -> Estimate:
+    """Return the worse chance; that in the long run is left out where the other is too much."""
+    chance = deploy.fleet_chance(scenario, seed)
+    if chance.value > target:
+        return chance
+    pods = outlook.replications(upstream.recycles, scenario, seed)
+    return max(chance, outlook.long_run(pods) or chance, key=lambda estimate: estimate.value)
+
+
+def _smallest_limit(scenario: Scenario, target: float, seed: int) -> int | None:
+    def equal(limit: int) -> Scenario:
+        return replace(scenario, limit=limit, jitter=limit)
+
+    def passes(limit: int) -> bool:
+        return deploy.fleet_chance(equal(limit), seed).value <= target
+
+    enough = scenario.limit
+    while not passes(enough):
+        enough *= 2
+    limit = _first(scenario.limit, enough, passes)
+    return limit if _worst(equal(limit), target, seed).value <= target else None
 
 
 def _first(low: int, high: int, passes: Callable[[int], bool]) -> int:

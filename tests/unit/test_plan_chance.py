@@ -112,6 +112,9 @@ def test_no_jitter_is_found_where_workers_boot_for_long() -> None:
     advice = smallest_jitter(scenario(), 0.01, seed=0)
     assert advice.jitter is None
     assert advice.chance.value == pytest.approx(both_down_chance(2, 1000, 10.0, 10.0))
+    assert advice.limit is not None
+    assert both_down_chance(2, advice.limit, 10.0, 10.0) <= 0.01
+    assert both_down_chance(2, advice.limit - 1, 10.0, 10.0) > 0.01
 
 
 def test_the_long_run_counts_too(mocker: MockerFixture) -> None:

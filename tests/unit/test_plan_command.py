@@ -187,8 +187,11 @@ def test_a_picture_takes_the_place_of_the_terminals(
     path = tmp_path / f"plan.{suffix}"
     result = run(*PLAN, "--plot", str(path))
     assert result.exit_code == 0, result.output
-    assert path.read_bytes().startswith(magic)
+    first = path.read_bytes()
+    assert first.startswith(magic)
     assert terminal.MARK not in result.output
+    assert run(*PLAN, "--plot", str(path)).exit_code == 0
+    assert path.read_bytes() == first
 
 
 def test_a_file_that_cannot_be_written_is_named(mocker: MockerFixture, tmp_path: Path) -> None:

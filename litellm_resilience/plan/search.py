@@ -34,7 +34,8 @@ class Advice:
 def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
     """Search up to a jitter as large as the limit.
 
-    The chance is the larger one of that after a deploy and that in the long run. A single worker has no other to be down with.
+    The chance is the larger one of that after a deploy and that in the long run. A single worker
+    has no other to be down with.
 
     Args:
         scenario: what is planned; its own jitter plays no part.

@@ -8,11 +8,12 @@ import math
 def both_down_chance(workers: int, jitter: int, rate: float, boot_seconds: float) -> float:
     """Return the chance that two workers or more of a pod are down together in the first round.
 
-    All start together and serve equal shares of the load, so they stop in the order of their draws.
-    When one has stopped, each of the others gets rate / (workers - 1), and the next stops before
-    the first is back if it is fewer than rate x boot_seconds / (workers - 1) requests behind. So
-    none are down together if all gaps between neighbouring draws, uniform on 0 … jitter, are at
-    least that wide; such draws are counted as combinations of what is left between the gaps.
+    With requests split evenly, all start together and serve equal shares of the load, so they stop
+    in the order of their draws. When one has stopped, each of the others gets rate / (workers - 1),
+    and the next stops before the first is back if it is fewer than rate x boot_seconds /
+    (workers - 1) requests behind. So none are down together if all gaps between neighbouring draws,
+    uniform on 0 … jitter, are at least that wide; such draws are counted as combinations of what is
+    left between the gaps.
 
     It is exact while no replacement reaches its own limit within the first round, which two workers
     and any jitter up to the limit ensure.

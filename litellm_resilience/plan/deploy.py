@@ -13,41 +13,37 @@ if TYPE_CHECKING:
     from litellm_resilience.plan.scenario import Scenario
 
 DEPLOYS = 2000
-"""Simulated deploys, where there is no closed form."""
-PAIR = 2
 
 
-def fleet_chance(scenario: Scenario, seed: int) -> Estimate:
-    """Return the chance that two workers or more of some pod of plain LiteLLM are down together.
-
-    Pods draw independently.
-
-    Args:
-        scenario: what is planned.
-        seed: of the simulation, which only a jitter above the limit takes.
-    """
-    exact = scenario.workers <= PAIR or scenario.jitter <= scenario.limit
-    chance = _exact(scenario) if exact else simulated(scenario, seed)
-    return chance.map(partial(in_some, scenario.pods))
-
-
-def _exact(scenario: Scenario) -> Estimate:
-    return Estimate.exact(
-        closed_form.both_down_chance(
-            scenario.workers, scenario.jitter, scenario.pod_rate, scenario.boot_seconds
-        )
-    )
-
-
-def simulated(scenario: Scenario, seed: int) -> Estimate:
-    """Estimate the chance for one pod from many deploys.
+def chance(scenario: Scenario, seed: int) -> Estimate:
+    """Estimate the chance that two workers or more of some pod are down together.
 
     Args:
         scenario: what is planned.
         seed: of the simulation.
     """
+    if scenario.workers == 1:
+        return Estimate.exact(0.0)
     source = random.Random(seed)
-    return proportion(sum(both_down(scenario, source) for _ in range(DEPLOYS)), DEPLOYS)
+    hits = sum(both_down(scenario, source) for _ in range(DEPLOYS))
+    return proportion(hits, DEPLOYS).map(partial(in_some, scenario.pods))
+
+
+def most(scenario: Scenario) -> float:
+    """Return the chance if requests are split evenly: the closed form.
+
+    A random split only moves workers further apart on average: for two of them, whose distance is
+    most likely to be small, the chance is never above this one.
+
+    Args:
+        scenario: what is planned, with a jitter that does not exceed the limit.
+    """
+    return in_some(
+        scenario.pods,
+        closed_form.both_down_chance(
+            scenario.workers, scenario.jitter, scenario.pod_rate, scenario.boot_seconds
+        ),
+    )
 
 
 def both_down(scenario: Scenario, source: random.Random) -> bool:
@@ -55,7 +51,7 @@ def both_down(scenario: Scenario, source: random.Random) -> bool:
 
     Args:
         scenario: what is planned.
-        source: draws the limits.
+        source: draws the limits, and who gets which request.
 
     Returns:
         Whether two of these workers or more were down together.

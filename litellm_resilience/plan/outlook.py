@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from litellm_resilience.plan import resilient, upstream
-from litellm_resilience.plan.deploy import fleet_chance, in_some
+from litellm_resilience.plan import deploy, resilient, upstream
 from litellm_resilience.plan.scenario import DAY
 from litellm_resilience.plan.statistics import Estimate, mean
 from litellm_resilience.plan.timeline import collect
@@ -73,7 +72,7 @@ def of_upstream(scenario: Scenario, seed: int) -> Outlook:
     return _outlook(
         scenario,
         replications(upstream.recycles, scenario, seed),
-        after_deploy=fleet_chance(scenario, seed),
+        after_deploy=deploy.chance(scenario, seed),
         cpu_seconds=scenario.boot_seconds,
         spare=0,
     )
@@ -130,7 +129,7 @@ def _outlook(
     def per_second(measure: Callable[[Timeline], float]) -> Estimate:
         return mean([measure(pod) / pod.seconds for pod in pods])
 
-    some = partial(in_some, scenario.pods)
+    some = partial(deploy.in_some, scenario.pods)
     between = mean([pod.seconds / max(1, len(pod.recycles)) for pod in pods])
     recycles = per_second(lambda pod: len(pod.recycles)).map(
         lambda rate: rate * DAY * scenario.pods

@@ -72,11 +72,16 @@ class Recording:
         )
 
     @property
-    def boot_seconds(self) -> float:
-        """How long a worker was down, on average over those that came back."""
-        return fmean(
+    def boots(self) -> tuple[float, ...]:
+        """How long each worker was down that came back."""
+        return tuple(
             resumed - stopped for stopped, resumed in zip(self.stopped, self.resumed, strict=False)
         )
+
+    @property
+    def boot_seconds(self) -> float:
+        """How long a worker was down on average."""
+        return fmean(self.boots)
 
     @property
     def scenario(self) -> Scenario:

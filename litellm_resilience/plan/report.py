@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.plan import chart
+from litellm_resilience.plan import chart, wording
 from litellm_resilience.plan.outlook import (
     LEAST_ROUNDS,
     MOST_RECYCLES,
     REPLICATIONS,
     RESILIENT_CPU_SECONDS,
 )
-from litellm_resilience.plan.scenario import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,21 +98,21 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
 
     some = "in some pod, " if plan.scenario.pods > 1 else ""
     return [
-        row("time between recycles", lambda one: _interval(one.seconds_between, _seconds)),
-        row("  of the same worker", lambda one: _interval(one.worker_seconds, _seconds)),
-        row("recycles per day", lambda one: _interval(one.recycles, _number)),
+        row("time between recycles", lambda one: _interval(one.seconds_between, wording.seconds)),
+        row("  of the same worker", lambda one: _interval(one.worker_seconds, wording.seconds)),
+        row("recycles per day", lambda one: _interval(one.recycles, wording.number)),
         (f"{some}two or more down together", "", ""),
         row("  after a deploy", lambda one: _chance(one.after_deploy)),
         row("  later", lambda one: _chance(one.long_run) if one.long_run else "-"),
         row("  share of time", lambda one: _chance(one.together)),
         row("lost capacity", lambda one: _chance(one.lost_share, "none")),
-        row("  worker-seconds per day", lambda one: _interval(one.down_seconds, _number)),
+        row("  worker-seconds per day", lambda one: _interval(one.down_seconds, wording.number)),
         row(
             f"{some}nothing serves, seconds per day",
-            lambda one: _interval(one.silent_seconds, _number),
+            lambda one: _interval(one.silent_seconds, wording.number),
         ),
-        row("requests beyond the limit", lambda one: _interval(one.overshoot, _number)),
-        row("CPU time per day, about", lambda one: _seconds(one.cpu_seconds)),
+        row("requests beyond the limit", lambda one: _interval(one.overshoot, wording.number)),
+        row("CPU time per day, about", lambda one: wording.seconds(one.cpu_seconds)),
         row("workers at once in a pod", lambda one: str(one.most_workers)),
     ]
 
@@ -123,7 +121,7 @@ def _advice(plan: Plan) -> list[str]:
     advice = plan.advice
     if plan.scenario.workers == 1:
         return [f"One worker: each recycle of {chart.UPSTREAM} is an outage, whatever the jitter."]
-    target = _percent(advice.target)
+    target = wording.percent(advice.target)
     chance = _chance(advice.chance)
     who = f"the chance for {chart.UPSTREAM} at {target}"
     if advice.jitter is not None:
@@ -156,28 +154,9 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _chance(estimate: Estimate, nothing: str = "never") -> str:
-    return nothing if estimate.high == 0 else _interval(estimate, _percent)
+    return nothing if estimate.high == 0 else _interval(estimate, wording.percent)
 
 
 def _interval(estimate: Estimate, say: Callable[[float], str]) -> str:
     value, low, high = say(estimate.value), say(estimate.low), say(estimate.high)
     return value if low == high else f"{value} ({low} to {high})"
-
-
-def _percent(share: float) -> str:
-    return f"{_number(share * 100)} %"
-
-
-def _seconds(seconds: float) -> str:
-    unit, name = next(
-        (unit for unit in ((DAY, "days"), (3600, "h"), (60, "min")) if seconds >= 10 * unit[0]),
-        (1, "s"),
-    )
-    return f"{_number(seconds / unit)} {name}"
-
-
-def _number(value: float) -> str:
-    """Three digits, or two below 1, and no exponent."""
-    places = 1 if value == 0 else (2 if value >= 1 else 1) - math.floor(math.log10(value))
-    text = f"{value:,.{max(0, places)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

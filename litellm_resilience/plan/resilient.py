@@ -23,12 +23,12 @@ def recycles(scenario: Scenario, source: random.Random) -> Iterator[Recycle]:
 
     Args:
         scenario: what is planned.
-        source: draws the limits.
+        source: draws the limits, and who gets which request.
     """
     seconds_per_request = scenario.workers / scenario.pod_rate
 
     def candidate(born: float, generation: int) -> tuple[float, float, int]:
-        due = born + scenario.draw_limit(source) * seconds_per_request
+        due = born + scenario.draw_share(source) * seconds_per_request
         return max(due, born + scenario.min_lifetime), due, generation
 
     waiting = [candidate(0.0, 0) for _ in range(scenario.workers)]

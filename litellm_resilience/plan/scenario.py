@@ -15,7 +15,7 @@ FORKED_READY_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Scenario:
-    """A fleet of equal pods behind a load balancer that splits the load evenly.
+    """A fleet of equal pods behind a load balancer that gives each the same share of the load.
 
     Args:
         workers: workers in each pod.
@@ -27,6 +27,8 @@ class Scenario:
         max_restarting: how many of ours are being replaced at once, at most.
         min_lifetime: seconds before which no worker of ours is replaced.
         pods: number of pods.
+        even_split: each request goes to the next worker in turn; else to any worker that serves,
+            as a socket shared by the workers has it, which sets them apart even without a jitter.
     """
 
     workers: int
@@ -38,6 +40,7 @@ class Scenario:
     max_restarting: int = 1
     min_lifetime: float = 1.0
     pods: int = 1
+    even_split: bool = False
 
     @property
     def pod_rate(self) -> float:
@@ -53,6 +56,14 @@ class Scenario:
         """Return the same scenario with another jitter."""
         return replace(self, jitter=jitter)
 
-    def draw_limit(self, source: random.Random) -> int:
-        """Draw one worker's limit; the same draw of the source scales with the jitter."""
-        return self.limit + int(source.random() * (self.jitter + 1))
+    def draw_share(self, source: random.Random) -> float:
+        """Draw how many requests come for each serving worker until one has reached its limit.
+
+        Of requests that arrive at random times and go to any worker, each worker gets a Poisson
+        process of its own, so this has a gamma distribution.
+
+        Args:
+            source: of the randomness.
+        """
+        limit = self.limit + source.randint(0, self.jitter)
+        return float(limit) if self.even_split else source.gammavariate(limit, 1.0)

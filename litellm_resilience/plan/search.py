@@ -43,8 +43,8 @@ def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
         seed: of the simulation.
     """
 
-    def after_deploy(jitter: int) -> Estimate:
-        return deploy.fleet_chance(scenario.with_jitter(jitter), seed)
+    def after_deploy(jitter: int) -> float:
+        return deploy.most(scenario.with_jitter(jitter))
 
     def worst(jitter: int) -> Estimate:
         return _worst(scenario.with_jitter(jitter), target, seed)
@@ -55,7 +55,7 @@ def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
     if largest.value > target:
         return Advice(target, None, largest, _smallest_limit(scenario, target, seed))
     # After a deploy is nearly always the worse of the two, and has a closed form.
-    jitter = _first(0, scenario.limit, lambda jitter: after_deploy(jitter).value <= target)
+    jitter = _first(0, scenario.limit, lambda jitter: after_deploy(jitter) <= target)
     chance = worst(jitter)
     if chance.value > target:
         jitter = _first(jitter, scenario.limit, lambda jitter: worst(jitter).value <= target)
@@ -65,7 +65,7 @@ def smallest_jitter(scenario: Scenario, target: float, seed: int) -> Advice:
 
 def _worst(scenario: Scenario, target: float, seed: int) -> Estimate:
     """Return the worse chance; that in the long run is left out where the other is too much."""
-    chance = deploy.fleet_chance(scenario, seed)
+    chance = Estimate.exact(deploy.most(scenario))
     if chance.value > target:
         return chance
     pods = outlook.replications(upstream.recycles, scenario, seed)
@@ -77,7 +77,7 @@ def _smallest_limit(scenario: Scenario, target: float, seed: int) -> int | None:
         return replace(scenario, limit=limit, jitter=limit)
 
     def passes(limit: int) -> bool:
-        return deploy.fleet_chance(equal(limit), seed).value <= target
+        return deploy.most(equal(limit)) <= target
 
     enough = scenario.limit
     while not passes(enough):

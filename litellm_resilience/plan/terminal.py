@@ -6,6 +6,8 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from litellm_resilience.plan import wording
+
 if TYPE_CHECKING:
     from litellm_resilience.plan.chart import Chart
     from litellm_resilience.plan.timeline import Timeline
@@ -81,5 +83,5 @@ def _marks(timeline: Timeline, columns: int, mark: str) -> str:
 
 
 def _axis(seconds: float, columns: int, label: int) -> str:
-    end = f"{seconds:.0f} s"
+    end = wording.seconds(seconds)
     return " " * (label + 1) + "0" + end.rjust(columns - 1)

@@ -40,7 +40,7 @@ class Check:
 
 
 def compare(recording: Recording, seed: int = 0) -> list[Check]:
-    """Plan what was recorded, with the boot time of the recording.
+    """Plan what was recorded, with boot times drawn from the recording.
 
     Args:
         recording: of plain LiteLLM.
@@ -51,7 +51,9 @@ def compare(recording: Recording, seed: int = 0) -> list[Check]:
         _figures(
             collect(
                 scenario.workers,
-                upstream.recycles(scenario, random.Random(sources.getrandbits(64))),
+                upstream.recycles(
+                    scenario, random.Random(sources.getrandbits(64)), recording.boots
+                ),
                 recording.seconds,
             )
         )

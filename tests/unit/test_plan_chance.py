@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -54,9 +55,7 @@ def test_three_workers_by_counting_all_triples(jitter: int, requests: float) -> 
 )
 def test_the_ends(known: dict[str, float], chance: float) -> None:
     """The boot takes as long as 100 requests: with draws less than that apart it is certain."""
-    assert deploy.fleet_chance(scenario(**{"limit": 10**9, **known}), 0).value == pytest.approx(
-        chance, abs=1e-6
-    )
+    assert deploy.most(scenario(**{"limit": 10**9, **known})) == pytest.approx(chance, abs=1e-6)
 
 
 @given(
@@ -81,21 +80,26 @@ def test_more_jitter_never_raises_the_chance(
     ],
 )
 def test_the_simulated_first_round_is_that_of_the_closed_form(known: dict[str, float]) -> None:
-    simulated = deploy.simulated(scenario(**known), seed=1)
-    assert simulated.contains(deploy.fleet_chance(scenario(**known), 0).value)
+    asked = replace(scenario(**known), even_split=True)
+    simulated = deploy.chance(asked, seed=1)
+    # Twice the half width of its 95 % interval: nearly four standard deviations.
+    assert abs(simulated.value - deploy.most(asked)) <= simulated.high - simulated.low
 
 
-def test_a_jitter_above_the_limit_is_simulated() -> None:
-    """Replacements reach limits of their own before the first round ends."""
-    chance = deploy.fleet_chance(scenario(workers=3, limit=100, jitter=3000), 0)
-    assert chance.low < chance.value < chance.high
+@pytest.mark.parametrize("jitter", [0, 20, 200, 1000])
+def test_a_random_split_never_raises_the_chance(jitter: int) -> None:
+    asked = scenario(jitter=jitter, boot_seconds=3.0)
+    assert deploy.chance(asked, seed=1).low <= deploy.most(asked)
+
+
+def test_a_random_split_hardly_matters_beside_a_large_jitter() -> None:
+    asked = scenario(limit=10_000, jitter=5000, boot_seconds=60.0)
+    assert deploy.chance(asked, seed=1).value == pytest.approx(deploy.most(asked), abs=0.03)
 
 
 def test_pods_draw_independently() -> None:
-    one = deploy.fleet_chance(scenario(), 0).value
-    assert deploy.fleet_chance(scenario(pods=3, rate=30.0), 0).value == pytest.approx(
-        1 - (1 - one) ** 3
-    )
+    one = deploy.most(scenario())
+    assert deploy.most(scenario(pods=3, rate=30.0)) == pytest.approx(1 - (1 - one) ** 3)
 
 
 def test_the_smallest_jitter_of_two_workers() -> None:

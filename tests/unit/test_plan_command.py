@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from pytest_mock import MockerFixture
 
 from litellm_resilience.cli import cli
-from litellm_resilience.plan import boot, outlook, picture, report, terminal
+from litellm_resilience.plan import boot, outlook, picture, terminal, wording
 from litellm_resilience.plan.chart import Chart
 from litellm_resilience.plan.timeline import Recycle, Timeline
 
@@ -72,7 +72,7 @@ def test_the_report() -> None:
         "2 workers, limit 1000 + 0 to 100 requests, 40 requests per second in all",
         "a worker boots in 12 s (given), a replacement of litellm-resilient in 0.3 s",
     ]
-    assert "after a deploy 100 % never" in lines
+    assert "after a deploy 100 % (99.8 % to 100 %) never" in lines
     assert "workers at once in a pod 2 3" in lines
     text = " ".join(lines)
     assert "No jitter up to the limit keeps the chance for litellm at 1 %: with 1000" in text
@@ -238,7 +238,7 @@ def test_replacements_that_are_too_slow_are_pointed_out() -> None:
     [(0, "0"), (12345.6, "12,346"), (100, "100"), (1.234, "1.23"), (0.0123, "0.012"), (50, "50")],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert report._number(value) == text
+    assert wording.number(value) == text
 
 
 CHART = Chart(

@@ -26,6 +26,7 @@ scenarios = st.builds(
     ready_seconds=st.floats(0.1, 20),
     max_restarting=st.integers(1, 3),
     min_lifetime=st.floats(0, 5),
+    even_split=st.booleans(),
 )
 behaviours = st.sampled_from([upstream.recycles, resilient.recycles])
 
@@ -36,7 +37,7 @@ def simulated(behaviour: Behaviour, scenario: Scenario, seed: int = 0, most: int
 
 def test_two_workers_without_jitter_stop_together() -> None:
     """They reach their limits at once, and nothing serves until one is back."""
-    scenario = Scenario(workers=2, limit=100, jitter=0, rate=10, boot_seconds=5)
+    scenario = Scenario(workers=2, limit=100, jitter=0, rate=10, boot_seconds=5, even_split=True)
     timeline = collect(2, upstream.recycles(scenario, random.Random(0)), 25.0)
     assert [(each.stopped, each.resumed) for each in timeline.recycles] == [(20, 25), (20, 25)]
     assert timeline.capacity == ((0.0, 2), (20.0, 0))
@@ -47,12 +48,12 @@ def test_the_survivor_takes_the_whole_load() -> None:
     """One stops with 30 requests to go for the other, which serves them at the full rate."""
 
     class Draws(random.Random):
-        numbers = iter((0.0, 0.3, 0.0, 0.0))
+        numbers = iter((0, 30, 0, 0))
 
-        def random(self) -> float:
+        def randint(self, a: int, b: int) -> int:
             return next(self.numbers)
 
-    scenario = Scenario(workers=2, limit=100, jitter=99, rate=10, boot_seconds=5)
+    scenario = Scenario(workers=2, limit=100, jitter=99, rate=10, boot_seconds=5, even_split=True)
     first, second = islice(upstream.recycles(scenario, Draws()), 2)
     assert first.stopped == 20
     assert second.stopped == pytest.approx(23)
@@ -60,13 +61,13 @@ def test_the_survivor_takes_the_whole_load() -> None:
 
 def test_what_waits_while_nothing_serves_goes_to_the_first_that_is_back() -> None:
     """Both are back after 5 s; the first finds 50 of its 100 requests waiting."""
-    scenario = Scenario(workers=2, limit=100, jitter=0, rate=10, boot_seconds=5)
+    scenario = Scenario(workers=2, limit=100, jitter=0, rate=10, boot_seconds=5, even_split=True)
     recycles = list(islice(upstream.recycles(scenario, random.Random(0)), 4))
     assert [each.stopped for each in recycles] == pytest.approx([20, 20, 35, 40])
 
 
 def test_one_worker_loses_what_comes_while_it_is_down() -> None:
-    scenario = Scenario(workers=1, limit=100, jitter=0, rate=10, boot_seconds=5)
+    scenario = Scenario(workers=1, limit=100, jitter=0, rate=10, boot_seconds=5, even_split=True)
     recycles = list(islice(upstream.recycles(scenario, random.Random(0)), 3))
     assert [each.stopped for each in recycles] == pytest.approx([10, 25, 40])
 
@@ -74,7 +75,14 @@ def test_one_worker_loses_what_comes_while_it_is_down() -> None:
 def test_ours_replaces_one_at_a_time() -> None:
     """All are due at once; each waits for its predecessor's replacement, and serves on."""
     scenario = Scenario(
-        workers=3, limit=100, jitter=0, rate=30, boot_seconds=9, ready_seconds=2, max_restarting=1
+        workers=3,
+        limit=100,
+        jitter=0,
+        rate=30,
+        boot_seconds=9,
+        ready_seconds=2,
+        max_restarting=1,
+        even_split=True,
     )
     recycles = list(islice(resilient.recycles(scenario, random.Random(0)), 3))
     assert [each.due for each in recycles] == pytest.approx([10, 10, 10])
@@ -141,7 +149,10 @@ def test_the_integral_of_the_capacity_is_what_was_not_down(scenario: Scenario, s
     assert all(0 <= count <= scenario.workers for _, count in timeline.capacity)
 
 
-@given(scenario=scenarios.filter(lambda scenario: scenario.workers > 1), seed=st.integers())
+@given(
+    scenario=scenarios.filter(lambda scenario: scenario.workers > 1 and scenario.even_split),
+    seed=st.integers(),
+)
 @settings(max_examples=50, deadline=None)
 def test_every_request_is_served_by_a_worker_before_its_limit(
     scenario: Scenario, seed: int
@@ -154,3 +165,19 @@ def test_every_request_is_served_by_a_worker_before_its_limit(
     assert most * scenario.limit <= arrived + 1e-6
     backlogs = most * scenario.boot_seconds * scenario.pod_rate
     assert arrived <= most * (scenario.limit + scenario.jitter) + unfinished + backlogs
+
+
+@given(seed=st.integers(0, 2**32), limit=st.integers(1, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_a_random_split_is_as_even_as_a_poisson_process(seed: int, limit: int) -> None:
+    """Its mean is the limit, its standard deviation the square root of that."""
+    scenario = Scenario(workers=2, limit=limit, jitter=0, rate=1, boot_seconds=1)
+    source = random.Random(seed)
+    drawn = [scenario.draw_share(source) for _ in range(100)]
+    assert abs(sum(drawn) / 100 - limit) < 6 * limit**0.5 / 10
+
+
+def test_boots_are_drawn_from_those_given() -> None:
+    scenario = Scenario(workers=2, limit=10, jitter=0, rate=10, boot_seconds=5)
+    recycles = islice(upstream.recycles(scenario, random.Random(0), (1.0, 2.5)), 50)
+    assert {round(each.resumed - each.stopped, 6) for each in recycles} == {1.0, 2.5}

@@ -143,7 +143,7 @@ def _record(
         )
         seconds = time.monotonic() - began
     recording = Recording(
-        origin=f"python -m benchmarks plan, {time.strftime('%Y-%m-%d')}, {machine}",
+        origin=_origin(machine),
         workers=args.workers,
         limit=args.limit,
         jitter=args.jitter,
@@ -153,6 +153,13 @@ def _record(
         resumed=_since(began, watcher.joined),
     )
     return recording, tally
+
+
+def _origin(machine: Machine) -> str:
+    packages = ", ".join(f"{name} {machine.versions[name]}" for name in ("litellm", "uvicorn"))
+    return (
+        f"python -m benchmarks plan, {time.strftime('%Y-%m-%d')}, {machine.cores} cores, {packages}"
+    )
 
 
 def _since(began: float, moments: dict[int, float]) -> tuple[float, ...]:

@@ -98,6 +98,19 @@ def test_a_fifth_or_the_interval(planned: Estimate, agrees: bool) -> None:
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_the_plan_agrees_with_what_was_measured(path: Path) -> None:
-    """On plain LiteLLM's workers, watched by `python -m benchmarks plan`."""
-    checks = compare(Recording.load(path))
-    assert {check.name: check.agrees for check in checks} == {check.name: True for check in checks}
+    """On plain LiteLLM's workers, watched by `python -m benchmarks plan`.
+
+    How long they are down together is not among the figures: workers that boot at the same time
+    slow each other down by as much as the machine lets them, which no plan knows.
+    """
+    checks = {check.name: check for check in compare(Recording.load(path))}
+    for name in (
+        "seconds between recycles",
+        "worker-seconds down",
+        "share of recycles with another worker down",
+    ):
+        assert checks[name].agrees, checks[name]
+
+
+def test_there_are_recordings_of_two_and_four_workers() -> None:
+    assert {Recording.load(path).workers for path in RECORDINGS} >= {2, 4}

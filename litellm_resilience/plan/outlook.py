@@ -43,7 +43,7 @@ class Outlook:
         down_seconds: worker-seconds lost in a day.
         lost_share: share of all worker-seconds that is lost.
         silent_seconds: seconds of a day in which some pod serves nothing.
-        overshoot: requests a worker serves beyond its limit.
+        overshoot: requests a worker serves beyond its limit; None if that is not modelled.
         cpu_seconds: CPU time that recycling takes in a day, roughly.
         most_workers: processes in a pod that serve or boot, at the most.
     """
@@ -57,7 +57,7 @@ class Outlook:
     down_seconds: Estimate
     lost_share: Estimate
     silent_seconds: Estimate
-    overshoot: Estimate
+    overshoot: Estimate | None
     cpu_seconds: float
     most_workers: int
 
@@ -73,6 +73,7 @@ def of_upstream(scenario: Scenario, seed: int) -> Outlook:
         scenario,
         replications(upstream.recycles, scenario, seed),
         after_deploy=deploy.chance(scenario, seed),
+        overshoot=None,
         cpu_seconds=scenario.boot_seconds,
         spare=0,
     )
@@ -85,10 +86,14 @@ def of_resilient(scenario: Scenario, seed: int) -> Outlook:
         scenario: what is planned.
         seed: of the simulation.
     """
+    pods = replications(resilient.recycles, scenario, seed)
     return _outlook(
         scenario,
-        replications(resilient.recycles, scenario, seed),
+        pods,
         after_deploy=Estimate.exact(0.0),
+        overshoot=mean([_lateness(pod) for pod in pods]).map(
+            lambda seconds: seconds * scenario.pod_rate / scenario.workers
+        ),
         cpu_seconds=max(RESILIENT_CPU_SECONDS, scenario.ready_seconds),
         spare=min(scenario.max_restarting, scenario.workers),
     )
@@ -123,6 +128,7 @@ def _outlook(
     pods: Sequence[Timeline],
     *,
     after_deploy: Estimate,
+    overshoot: Estimate | None,
     cpu_seconds: float,
     spare: int,
 ) -> Outlook:
@@ -147,9 +153,7 @@ def _outlook(
         silent_seconds=per_second(lambda pod: pod.silent_seconds).map(
             lambda share: some(share) * DAY
         ),
-        overshoot=mean([_overshoot(pod) for pod in pods]).map(
-            lambda seconds: seconds * scenario.pod_rate / scenario.workers
-        ),
+        overshoot=overshoot,
         cpu_seconds=recycles.value * cpu_seconds,
         most_workers=scenario.workers + spare,
     )
@@ -166,6 +170,5 @@ def long_run(pods: Sequence[Timeline]) -> Estimate | None:
     return mean(shares) if len(shares) > 1 else None
 
 
-def _overshoot(pod: Timeline) -> float:
-    late = [recycle.stopped - recycle.due for recycle in pod.recycles]
-    return sum(late) / len(late) if late else 0.0
+def _lateness(pod: Timeline) -> float:
+    return sum(each.stopped - each.due for each in pod.recycles) / max(1, len(pod.recycles))

@@ -111,7 +111,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
             f"{some}nothing serves, seconds per day",
             lambda one: _interval(one.silent_seconds, wording.number),
         ),
-        row("requests beyond the limit", lambda one: _interval(one.overshoot, wording.number)),
+        row("requests beyond the limit", lambda one: _known(one.overshoot, wording.number)),
         row("CPU time per day, about", lambda one: wording.seconds(one.cpu_seconds)),
         row("workers at once in a pod", lambda one: str(one.most_workers)),
     ]
@@ -155,6 +155,10 @@ def _notes(plan: Plan) -> list[str]:
 
 def _chance(estimate: Estimate, nothing: str = "never") -> str:
     return nothing if estimate.high == 0 else _interval(estimate, wording.percent)
+
+
+def _known(estimate: Estimate | None, say: Callable[[float], str]) -> str:
+    return "-" if estimate is None else _interval(estimate, say)
 
 
 def _interval(estimate: Estimate, say: Callable[[float], str]) -> str:

@@ -165,7 +165,7 @@ def test_a_target_is_a_share_or_a_percentage(text: str) -> None:
 def test_a_usage_error_names_the_option(arguments: list[str], named: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
-    assert named in result.stderr
+    assert named in result.output
 
 
 def test_a_missing_matplotlib_is_said_before_anything_is_computed(
@@ -175,7 +175,7 @@ def test_a_missing_matplotlib_is_said_before_anything_is_computed(
     simulate = mocker.patch.object(outlook, "of_upstream")
     result = run(*PLAN, "--plot", str(tmp_path / "plan.svg"))
     assert result.exit_code == 2
-    assert "pip install 'litellm-resilience[plot]'" in result.stderr
+    assert "pip install 'litellm-resilience[plot]'" in result.output
     assert not simulate.called
 
 
@@ -199,7 +199,7 @@ def test_a_file_that_cannot_be_written_is_named(mocker: MockerFixture, tmp_path:
     mocker.patch.object(picture, "save", side_effect=PermissionError("no"))
     result = run(*PLAN, "--plot", str(tmp_path / "plan.svg"))
     assert result.exit_code == 1
-    assert "plan.svg cannot be written" in result.stderr
+    assert "plan.svg cannot be written" in result.output
 
 
 def test_the_boot_time_is_measured_unless_it_is_given(mocker: MockerFixture) -> None:
@@ -212,8 +212,8 @@ def test_a_boot_that_cannot_be_measured_is_told(mocker: MockerFixture) -> None:
     mocker.patch.object(boot, "IMPORTS", "import no_such_module_at_all")
     result = run(*PLAN, "--boot_seconds", "auto")
     assert result.exit_code == 1
-    assert "no_such_module_at_all" in result.stderr
-    assert "--boot_seconds" in result.stderr
+    assert "no_such_module_at_all" in result.output
+    assert "--boot_seconds" in result.output
 
 
 def test_measuring_takes_as_long_as_the_import(mocker: MockerFixture) -> None:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: subcommands ``attach``, ``recycle``, ``request`` and ``throughput``."""
+"""``python -m benchmarks``: see ``--help`` for its subcommands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import attach, recycle, request, throughput
+from benchmarks import attach, plan, recycle, request, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "mean little: look at the ratios.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    modules = (attach, recycle, request, throughput)
+    modules = (attach, plan, recycle, request, throughput)
     for name, module in ((each.__name__.rpartition(".")[2], each) for each in modules):
         command = commands.add_parser(
             name,

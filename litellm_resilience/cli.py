@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from litellm_resilience import options, versions
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "litellm-resilient"
 ARGUMENTS = "litellm_resilience.arguments"
+MODES = ("doctor", "status", "plan")
+"""The options that ask something instead of serving."""
 
 
 class EntryCommand(click.Command):
@@ -35,34 +38,57 @@ class EntryCommand(click.Command):
 def _dispatch(
     *,
     version: bool,
-    doctor: bool,
-    status: bool,
     watch: bool,
     as_json: bool,
     status_socket: Path | None,
     resilience_metrics_port: int | None,
-    **_: Any,
+    **others: Any,
 ) -> None:
     context = click.get_current_context()
     if version:
         _print_versions()
         return
-    if as_json and not (doctor or status):
-        raise click.UsageError("--json goes with --doctor or --status.")
-    if watch and not status:
+    mode = _mode(**{name: others[name] for name in MODES})
+    if as_json and mode is None:
+        raise click.UsageError("--json goes with --doctor, --status or --plan.")
+    if watch and mode != "status":
         raise click.UsageError("--watch goes with --status.")
-    if status:
+    if mode == "plan":
+        _plan(context.meta[ARGUMENTS], context)
+        return
+    _refuse_planning_options(context)
+    if mode == "status":
         from litellm_resilience.status import command as status_command
 
         context.exit(status_command.run(status_socket, as_json=as_json, watch=watch))
     _check_environment()
     if resilience_metrics_port is not None:
         _check_metrics()
-    if doctor:
+    if mode == "doctor":
         from litellm_resilience import doctor as doctor_module
 
         context.exit(doctor_module.run(as_json=as_json))
     _run_litellm(context.meta[ARGUMENTS], context)
+
+
+def _mode(**asked: bool) -> str | None:
+    """Return which question was asked, if any was."""
+    modes = [name for name, given in asked.items() if given]
+    if len(modes) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{mode}' for mode in modes)} exclude each other.")
+    return modes[0] if modes else None
+
+
+def _refuse_planning_options(context: click.Context) -> None:
+    for option in options.planning_options():
+        if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} goes with --plan.")
+
+
+def _plan(arguments: Sequence[str], context: click.Context) -> None:
+    from litellm_resilience.plan.command import command
+
+    command().main(args=list(arguments), prog_name=context.info_name)
 
 
 def _print_versions() -> None:
@@ -109,6 +135,7 @@ cli = EntryCommand(
     params=[
         *options.serving_options(),
         *options.inspection_options(),
+        *options.planning_options(),
         options.version_option(),
     ],
     callback=_dispatch,

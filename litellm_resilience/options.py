@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
+from litellm_resilience.parameter_types import (
+    Finite,
+    Fraction,
+    PictureFile,
+    SecondsOrAuto,
+    SocketPath,
+)
+
 SECTION = "Resilience options"
 JITTER = "max_requests_jitter"
-LONGEST_SOCKET_PATH = 103
-"""Bytes; the least that a platform allows (macOS)."""
+NATIVE_JITTER = "max_requests_before_restart_jitter"
 SUPERVISION = (
     "max_worker_memory_mb",
     "max_worker_lifetime",
@@ -32,32 +36,6 @@ SUPERVISION = (
 def both_spellings(name: str) -> list[str]:
     """Return an option's spelling with underscores, as LiteLLM's, and with hyphens."""
     return [f"--{name}", f"--{name.replace('_', '-')}"]
-
-
-class Finite(click.FloatRange):
-    """A float in a range; "nan" compares with nothing, so click would let it pass."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse and check."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
-class SocketPath(click.ParamType[Path]):
-    """A path for a Unix socket."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Check that a socket can be made there."""
-        path = Path(value).absolute()
-        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
-            self.fail(f"{path} is too long for a socket.", param, ctx)
-        if not path.parent.is_dir():
-            self.fail(f"{path.parent} is not a directory.", param, ctx)
-        return path
 
 
 def serving_options() -> list[click.Option]:
@@ -178,10 +156,114 @@ def inspection_options() -> list[click.Option]:
         click.Option(
             ["--watch"], is_flag=True, help="With --status: again every second, until interrupted."
         ),
+        json_option(),
+    ]
+
+
+def json_option() -> click.Option:
+    """Return `--json`."""
+    return click.Option(
+        ["--json", "as_json"], is_flag=True, help="With --doctor, --status or --plan: print JSON."
+    )
+
+
+def planning_options() -> list[click.Option]:
+    """Return the options of a plan, which serves nothing either.
+
+    No environment variable sets them: they are asked for, not deployed.
+    """
+    return [
         click.Option(
-            ["--json", "as_json"], is_flag=True, help="With --doctor or --status: print JSON."
+            ["--plan"],
+            is_flag=True,
+            help="Say how often workers would be recycled, what that costs, how likely two are "
+            "down together, and which jitter prevents it, for plain LiteLLM and for us; then exit. "
+            "Needs --max_requests_before_restart and --rps.",
+        ),
+        click.Option(
+            ["--rps"],
+            type=Finite(min=0, min_open=True),
+            help="With --plan: requests per second, over all pods.",
+        ),
+        click.Option(
+            both_spellings("boot_seconds"),
+            type=SecondsOrAuto(),
+            default="auto",
+            show_default=True,
+            help="With --plan: how long a worker takes to import LiteLLM; auto measures it here.",
+        ),
+        click.Option(
+            ["--target"],
+            type=Fraction(),
+            default="1%",
+            show_default=True,
+            help="With --plan: how likely two workers may be down together.",
+        ),
+        click.Option(
+            ["--pods"],
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="With --plan: so many equal pods share the load.",
+        ),
+        click.Option(
+            ["--plot"],
+            type=PictureFile(dir_okay=False),
+            help="With --plan: draw the capacity over time into this .svg or .png instead of the "
+            "terminal.",
+        ),
+        click.Option(
+            ["--seed"],
+            type=int,
+            default=0,
+            show_default=True,
+            help="With --plan: of its simulation; the same seed gives the same plan.",
         ),
     ]
+
+
+def planned_options() -> list[click.Option]:
+    """Return those of LiteLLM's own options that a plan depends on, for use without LiteLLM."""
+    return [
+        click.Option(
+            ["--num_workers"],
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            envvar=["NUM_WORKERS", "DEFAULT_NUM_WORKERS_LITELLM_PROXY"],
+            help="Workers in each pod.",
+        ),
+        click.Option(
+            ["--max_requests_before_restart"],
+            type=click.IntRange(min=1),
+            envvar="MAX_REQUESTS_BEFORE_RESTART",
+            help="Requests after which a worker is recycled.",
+        ),
+        click.Option(
+            [f"--{NATIVE_JITTER}"],
+            type=click.IntRange(min=0),
+            envvar=NATIVE_JITTER.upper(),
+            help=f"The same as --{JITTER}.",
+        ),
+    ]
+
+
+def one_jitter(ours: int | None, native: int | None) -> int | None:
+    """Return the jitter from our option or its alias in LiteLLM 1.90.0 and later.
+
+    Args:
+        ours: of `--max_requests_jitter`.
+        native: of LiteLLM's own option.
+
+    Raises:
+        click.UsageError: they differ.
+    """
+    if native is not None and ours is not None and ours != native:
+        raise click.UsageError(
+            f"--{JITTER} {ours} and --{NATIVE_JITTER} {native} are the same option "
+            "with different values.",
+        )
+    return native if ours is None else ours
 
 
 def version_option() -> click.Option:

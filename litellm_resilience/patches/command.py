@@ -24,7 +24,6 @@ from litellm_resilience.supervisor.preload import ImportReads
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NATIVE_JITTER = "max_requests_before_restart_jitter"
 SERVER_FLAGS = ("run_gunicorn", "run_hypercorn", "run_granian")
 
 
@@ -39,6 +38,7 @@ class ResilientCommand(click.Command):
         self._ours: Sequence[click.Option] = [
             *options.serving_options(),
             *options.inspection_options(),
+            *options.planning_options(),
         ]
         self._theirs = [_renamed_version(parameter) for parameter in native.params]
         super().__init__(
@@ -112,18 +112,12 @@ def _effective_jitter(ctx: click.Context) -> int | None:
     LiteLLM is not told: it would ignore it on uvicorn below 0.41, where we do not have to.
     """
     ours: int | None = ctx.params.pop(options.JITTER)
-    native: int | None = ctx.params.get(NATIVE_JITTER)
+    native: int | None = ctx.params.get(options.NATIVE_JITTER)
     if native is not None:
-        ctx.params[NATIVE_JITTER] = None
+        ctx.params[options.NATIVE_JITTER] = None
         if native < 0:
-            raise click.UsageError(f"--{NATIVE_JITTER} must not be negative.", ctx)
-        if ours is not None and ours != native:
-            raise click.UsageError(
-                f"--{options.JITTER} {ours} and --{NATIVE_JITTER} {native} are the same option "
-                "with different values.",
-                ctx,
-            )
-    return native if ours is None else ours
+            raise click.UsageError(f"--{options.NATIVE_JITTER} must not be negative.", ctx)
+    return options.one_jitter(ours, native)
 
 
 def extended_command() -> ResilientCommand:

@@ -16,7 +16,7 @@ import uvicorn
 from click.testing import CliRunner, Result
 from pytest_mock import MockerFixture
 
-from litellm_resilience import asgi
+from litellm_resilience import asgi, options
 from litellm_resilience.cli import cli
 from litellm_resilience.patches import command, gunicorn, notices, servers, workers
 from litellm_resilience.patches.host import LiteLLMHost
@@ -63,7 +63,7 @@ def native_jitter() -> bool:
     """Whether this LiteLLM has the option of its own."""
     from litellm.proxy.proxy_cli import run_server
 
-    return any(parameter.name == command.NATIVE_JITTER for parameter in run_server.params)
+    return any(parameter.name == options.NATIVE_JITTER for parameter in run_server.params)
 
 
 @pytest.mark.parametrize("spelling", ["--max_requests_jitter", "--max-requests-jitter"])

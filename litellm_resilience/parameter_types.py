@@ -1,0 +1,85 @@
+"""Types of options that click does not have."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+PICTURE_SUFFIXES = (".png", ".svg")
+LONGEST_SOCKET_PATH = 103
+"""Bytes; the least that a platform allows (macOS)."""
+
+
+class Fraction(click.types.FloatParamType):
+    """A share above 0 and below 1, such as `0.01` or `1%`."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and check."""
+        figure, percent, _ = str(value).partition("%")
+        number: float = super().convert(cast("Any", figure), param, ctx)
+        share = number / 100 if percent else number
+        if not 0 < share < 1:
+            self.fail(f"{value} is not a share such as 0.01 or 1%.", param, ctx)
+        return share
+
+
+class SecondsOrAuto(click.types.FloatParamType):
+    """A positive number of seconds, or `auto`, which becomes None."""
+
+    name = "seconds|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and check."""
+        if value == "auto":
+            return None
+        number = super().convert(value, param, ctx)
+        if not 0 < number < math.inf:
+            self.fail(f"{value} is neither a positive number nor auto.", param, ctx)
+        return number
+
+
+class PictureFile(click.Path):
+    """The path of a picture to be written."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check that the suffix is that of a picture, and that the folder is there."""
+        path = Path(str(super().convert(value, param, ctx)))
+        if path.suffix not in PICTURE_SUFFIXES:
+            self.fail(f"{value} ends in neither {' nor '.join(PICTURE_SUFFIXES)}.", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"the folder of {value} does not exist.", param, ctx)
+        return path
+
+
+class Finite(click.FloatRange):
+    """A float in a range; "nan" compares with nothing, so click would let it pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse and check."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class SocketPath(click.ParamType[Path]):
+    """A path for a Unix socket."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Check that a socket can be made there."""
+        path = Path(value).absolute()
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+            self.fail(f"{path} is too long for a socket.", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path.parent} is not a directory.", param, ctx)
+        return path

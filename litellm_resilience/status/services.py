@@ -61,9 +61,9 @@ def services(
         try:
             path = visibility.status_socket or channel.default_path(str(config.port))
             found.append(channel.StatusSocket(path, describe))
-            log.info("Status for `litellm-resilient --status` at %s", path)
+            log.info("Status for litellm-resilient --status at %s", path)
         except (channel.UnavailableError, OSError) as error:
-            log.warning("No status for `litellm-resilient --status`: %s", error)
+            log.warning("No status for litellm-resilient --status: %s", error)
     if visibility.metrics_port is not None:
         host, port = config.host, visibility.metrics_port
         found.append(MetricsExporter(launcher, board, host, port, log))

@@ -37,7 +37,7 @@ def test_every_serving_option_is_documented_with_its_default(option: click.Optio
 
 def test_every_option_that_looks_is_documented() -> None:
     page = (PROJECT / "docs" / "options.md").read_text()
-    for option in options.inspection_options():
+    for option in [*options.inspection_options(), *options.planning_options()]:
         assert f"`{option.opts[0]}" in page
 
 

@@ -75,6 +75,7 @@ class StatusSocket:
     def __init__(self, path: Path, describe: Callable[[float], dict[str, Any]]) -> None:
         self._path = path
         self._describe = describe
+        self._paused = False
         self._lock = _lock(path)
         try:
             self._socket = _listen(path)
@@ -85,15 +86,20 @@ class StatusSocket:
     @property
     def waitables(self) -> list[socket.socket]:
         """The listening socket: readable when a client has connected."""
-        return [self._socket]
+        return [] if self._paused else [self._socket]
 
     def attend(self, now: float, inherited: Sequence[Any] = ()) -> None:
         """Answer every client that has connected; one that does not read loses its answer."""
         del inherited
+        self._paused = False
         while True:
             try:
                 client, _ = self._socket.accept()
-            except (BlockingIOError, ConnectionError):
+            except BlockingIOError:
+                return
+            except OSError:
+                # Out of file descriptors, most likely: the client waits until the next look.
+                self._paused = True
                 return
             with client, contextlib.suppress(OSError):
                 client.setblocking(False)

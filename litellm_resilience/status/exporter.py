@@ -62,15 +62,14 @@ class MetricsExporter:
             self._start(inherited)
 
     def _start(self, inherited: Sequence[Any]) -> None:
-        theirs, self._lifeline = self._launcher.context.Pipe(duplex=False)
-        arguments = (theirs, self._board, *self._address)
         try:
-            self._process = self._launcher.start_beside(serve, arguments, inherited)
+            theirs, self._lifeline = self._launcher.context.Pipe(duplex=False)
+            with theirs:
+                arguments = (theirs, self._board, *self._address)
+                self._process = self._launcher.start_beside(serve, arguments, inherited)
         except OSError as error:
             self._warn(f"could not be started: {error}")
             self._forget()
-        finally:
-            theirs.close()
 
     def _warn(self, what: str) -> None:
         self._log.warning(

@@ -166,14 +166,21 @@ class Supervisor:
             self._obey(self._signals.popleft(), now)
         for worker in list(self._workers):
             self._look_at(worker, now)
-        for service in self._services:
-            service.attend(now, [*self._resources(), *self._sockets])
         if self._stop_deadline is not None:
             self._press_on(now)
-            return bool(self._workers)
-        for action in policy.decide(now, self._views(), self._plan.settings, self._demand()):
-            self._perform(action, now)
-        return True
+        else:
+            for action in policy.decide(now, self._views(), self._plan.settings, self._demand()):
+                self._perform(action, now)
+        for service in self._services:
+            self._attend(service, now)
+        return self._stop_deadline is None or bool(self._workers)
+
+    def _attend(self, service: Service, now: float) -> None:
+        """Let something else do its work here; a fault in it is not the workers'."""
+        try:
+            service.attend(now, [*self._resources(), *self._sockets])
+        except Exception:
+            self._journal.failed()
 
     def _views(self) -> list[policy.Worker]:
         return [worker.view() for worker in self._workers]
@@ -238,8 +245,10 @@ class Supervisor:
         else:
             totals.count_died(worker.cause)
             self._journal.died(worker, self._restarts.died(now, now - worker.ready_at))
-        self._plan.ended(worker.slot)
-        worker.close()
+        try:
+            self._plan.ended(worker.slot)
+        finally:
+            worker.close()
 
     def _perform(self, action: policy.Action, now: float) -> None:
         if isinstance(action, policy.Start):

@@ -174,3 +174,30 @@ def test_a_supervisor_that_stood_still_blames_no_worker(
     now = 3600.0
     supervisor._step()
     assert "Killing" not in caplog.text
+
+
+class FailingService:
+    """Raises whenever it is its turn."""
+
+    waitables = ()
+
+    def attend(self, now: float, inherited: Any) -> None:
+        raise RuntimeError("a bug")
+
+    def close(self) -> None:
+        raise AssertionError("no worker is forked here")
+
+    def end(self) -> None:
+        pass
+
+
+def test_a_fault_in_what_else_is_served_is_not_the_workers(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = make(2)
+    supervisor._services = [FailingService()]
+    become_ready(supervisor, launcher)
+    launcher.started[0].ends(1)
+    supervisor._step()
+    assert len(launcher.started) == 3
+    assert "please report this" in caplog.text

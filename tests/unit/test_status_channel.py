@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import tempfile
 import threading
@@ -145,6 +146,25 @@ def test_a_client_that_does_not_read_is_not_waited_for(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as gone:
         gone.connect(str(path))
     status.attend(0.0)
+    status.end()
+
+
+def test_no_descriptor_left_is_no_reason_to_spin(folder: Path) -> None:
+    """The supervisor would be woken at once, again and again, by a client it cannot accept."""
+    status = StatusSocket(folder / "s", lambda _: {"fine": True})
+    assert status.waitables
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(folder / "s"))
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            status.attend(0.0)
+            assert status.waitables == []
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        status.attend(1.0)
+        assert status.waitables
+        assert client.recv(100) == b'{"fine": true}'
     status.end()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from litellm_resilience.session.keeper import Counters
@@ -54,6 +54,9 @@ class TestRows:
         assert board.claim() == slot
         assert (row.generation, row.requests, row.reason) == (2, 0, b"")
         assert (row.memory, row.ready_at, row.lag) == (0, 0.0, 0.0)
+        assert board.counted()["requests"] == 7
+        write(board, slot, 2)
+        assert (row.requests, board.counted()["requests"]) == (2, 9)
 
     @pytest.mark.parametrize("state", list(State))
     def test_a_state_is_read_as_it_was_written(self, state: State) -> None:
@@ -63,6 +66,7 @@ class TestRows:
         assert row.state is state
 
     @given(st.lists(st.tuples(st.sampled_from(["claim", "release", "count"]), st.integers(0, 3))))
+    @example([("claim", 0), ("count", 0), ("release", 0), ("claim", 0), ("count", 0)])
     def test_no_sum_ever_goes_down(self, steps: list[tuple[str, int]]) -> None:
         """Whatever workers come and go: the counts of the ones that went stay."""
         board = make(4)

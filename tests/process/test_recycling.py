@@ -45,6 +45,8 @@ HAS_METRICS = (
     and Path(str(LITELLM.origin)).with_name("integrations").joinpath("prometheus.py").exists()
 )
 """LiteLLM 1.80.0 and later has /metrics in its free part."""
+MOST_AT_ONCE = 8
+"""Two workers, a replacement, and those that drain, on a slow machine."""
 LITELLM_REQUESTS = "litellm_requests_metric_total"
 SILENCE = 4.0
 """Seconds without any reply that count as an outage; upstream's last 8 to 13."""
@@ -184,9 +186,12 @@ def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
 
 
 def assert_files_do_not_pile_up(directory: Path) -> None:
-    """At most two workers, a replacement and a draining one have files at the same time."""
+    """They are named after rows, which are used again; the process itself may have files too."""
     owners = {path.stem.rpartition("_")[2] for path in directory.glob("counter_*.db")}
-    assert owners <= {"worker0", "worker1", "worker2", "worker3", "worker4"}
+    rows = {int(owner.removeprefix("worker")) for owner in owners if owner.startswith("worker")}
+    assert len(owners - {f"worker{row}" for row in rows}) <= 1, owners
+    assert rows
+    assert max(rows) < MOST_AT_ONCE
 
 
 def add_model(config: Path, name: str) -> None:

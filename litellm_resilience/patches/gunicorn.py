@@ -23,7 +23,7 @@ from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.policy import State as WorkerState
 from litellm_resilience.supervisor.preload import share_memory
-from litellm_resilience.supervisor.scoreboard import CAPACITY, Scoreboard
+from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     import socket
@@ -115,9 +115,7 @@ class GunicornServer(DrainingServer):
     async def on_tick(self, counter: int) -> bool:
         """Write the row."""
         if self._figures is not None:
-            state = self.server_state
-            now = time.monotonic()
-            self._figures.turned(now, state.total_requests, len(state.tasks), stats())
+            self._figures.record(self.server_state, stats())
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -135,9 +133,8 @@ def keep_scoreboard(cfg: Any) -> Scoreboard:
     Args:
         cfg: gunicorn's settings, whose hooks are extended.
     """
-    board = Scoreboard.create(multiprocessing.get_context("fork"), max(CAPACITY, 4 * cfg.workers))
+    board = Scoreboard.for_workers(multiprocessing.get_context("fork"), cfg.workers)
     board.totals.target = cfg.workers
-    board.totals.forked = True
     slots: dict[int, int] = {}
 
     def pre_fork(_: Any, worker: Any) -> None:

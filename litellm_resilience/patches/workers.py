@@ -30,7 +30,7 @@ from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings
 from litellm_resilience.supervisor.preload import share_memory
-from litellm_resilience.supervisor.scoreboard import CAPACITY, Scoreboard
+from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     import logging
@@ -154,8 +154,7 @@ class _Supervised:
         log = self._host.log()
         journal = Journal(log)
         journal.supervising(workers, launcher.method, obstacle)
-        board = Scoreboard.create(launcher.context, max(CAPACITY, 4 * workers))
-        board.totals.forked = obstacle is None
+        board = Scoreboard.for_workers(launcher.context, workers)
         beside = services(
             self._how.visibility, self._config, launcher, board, journal=journal, log=log
         )

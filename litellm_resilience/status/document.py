@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_resilience import versions
 from litellm_resilience.supervisor.policy import State
-from litellm_resilience.supervisor.scoreboard import CAUSES, DUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,8 +39,8 @@ def document(
             **board.counted(),
             "started": totals.started,
             "boot_failures": totals.boot_failures,
-            "recycled": {due.value: totals.recycled[i] for i, due in enumerate(DUES)},
-            "died": {cause.value: totals.died[i] for i, cause in enumerate(CAUSES)},
+            "recycled": totals.recycled_by_reason,
+            "died": totals.died_by_cause,
         },
         "events": [
             {"seconds_ago": round(max(0.0, now - at), 1), "event": text} for at, text in events
@@ -65,15 +64,12 @@ def worker(slot: int, row: Row, now: float) -> dict[str, Any]:
         "state": None if state is None else state.value,
         "reason": row.reason.decode(errors="replace"),
         "age": round(now - (row.ready_at or row.started_at), 1),
-        "requests": row.requests,
+        **row.own_counts,
         "request_limit": row.request_limit or None,
         "in_flight": row.in_flight,
         "memory": row.memory,
         "event_loop_lag": round(event_loop_lag(row, now), 3),
         "session_generation": row.session_generation,
-        "sessions_recreated": row.counts.sessions_recreated - row.before.sessions_recreated,
-        "closes_prevented": row.counts.closes_prevented - row.before.closes_prevented,
-        "pool_waits": row.counts.pool_waits - row.before.pool_waits,
     }
 
 

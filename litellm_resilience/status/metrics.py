@@ -15,7 +15,7 @@ from prometheus_client.core import (
 from litellm_resilience import stats, versions
 from litellm_resilience.status.document import start_method, worker
 from litellm_resilience.supervisor.policy import State
-from litellm_resilience.supervisor.scoreboard import BOOT_SECONDS, CAUSES, DRAIN_SECONDS, DUES
+from litellm_resilience.supervisor.scoreboard import BOOT_SECONDS, DRAIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,14 +86,14 @@ class ScoreboardCollector:
             "workers_recycled",
             "Workers whose replacement serves, by why they were replaced.",
             "reason",
-            {due.value: totals.recycled[index] for index, due in enumerate(DUES)},
+            totals.recycled_by_reason,
         )
         yield _labelled(
             CounterMetricFamily,
             "workers_died",
             "Workers that died or were killed, by cause.",
             "cause",
-            {cause.value: totals.died[index] for index, cause in enumerate(CAUSES)},
+            totals.died_by_cause,
         )
         yield _histogram("worker_boot_seconds", "From start to ready.", BOOT_SECONDS, totals.boot)
         yield _histogram("worker_drain_seconds", "From drain to end.", DRAIN_SECONDS, totals.drain)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from uvicorn.server import ServerState
+
     from litellm_resilience.supervisor.scoreboard import Row
 
 LAG_WINDOW = 10.0
@@ -33,6 +36,16 @@ class Figures:
         self._row = row
         self._tick = tick
         self._delays: deque[tuple[float, float]] = deque()
+
+    def record(self, server: ServerState, session: SessionCounts) -> None:
+        """Note that the event loop has turned just now.
+
+        Args:
+            server: what uvicorn knows of its connections and requests.
+            session: what the shared session has been through so far.
+        """
+        now = time.monotonic()
+        self.turned(now, server.total_requests, len(server.tasks), session)
 
     def turned(self, now: float, answered: int, in_flight: int, session: SessionCounts) -> None:
         """Note that the event loop has turned.

@@ -48,6 +48,9 @@ class Counts(ctypes.Structure):
     pool_waits: int
 
 
+COUNTED = tuple(name for name, *_ in Counts._fields_)
+
+
 class Row(ctypes.Structure):
     """One worker. Times are seconds of the monotonic clock, 0 before they have come."""
 
@@ -104,6 +107,11 @@ class Row(ctypes.Structure):
         """How many requests its worker has answered."""
         return self.counts.requests - self.before.requests
 
+    @property
+    def own_counts(self) -> dict[str, int]:
+        """What its worker has counted, without the earlier ones."""
+        return {name: getattr(self.counts, name) - getattr(self.before, name) for name in COUNTED}
+
 
 def _histogram(bounds: Sequence[float]) -> Any:
     class Histogram(ctypes.Structure):
@@ -141,6 +149,16 @@ class Totals(ctypes.Structure):
     boot: Any
     drain: Any
 
+    @property
+    def recycled_by_reason(self) -> dict[str, int]:
+        """How many workers were replaced for each reason."""
+        return {due.value: self.recycled[index] for index, due in enumerate(DUES)}
+
+    @property
+    def died_by_cause(self) -> dict[str, int]:
+        """How many workers ended unasked of each cause."""
+        return {cause.value: self.died[index] for index, cause in enumerate(CAUSES)}
+
     def count_recycled(self, due: Due) -> None:
         """Count a worker whose replacement serves."""
         self.recycled[DUES.index(due)] += 1
@@ -172,12 +190,19 @@ class Scoreboard:
         row_array = Row * capacity
         rows: Any
         totals: Any
-        if context.get_start_method() == "fork":
+        forked = context.get_start_method() == "fork"
+        if forked:
             rows = row_array.from_buffer(mmap.mmap(-1, ctypes.sizeof(row_array)))
             totals = Totals.from_buffer(mmap.mmap(-1, ctypes.sizeof(Totals)))
         else:
             rows, totals = context.RawArray(Row, capacity), context.RawValue(Totals)
+        totals.forked = forked
         return cls(rows, totals)
+
+    @classmethod
+    def for_workers(cls, context: BaseContext, workers: int) -> Self:
+        """Make an empty one with room for these workers, their replacements, and more."""
+        return cls.create(context, max(CAPACITY, 4 * workers))
 
     def row(self, slot: int) -> Row:
         """Return one row."""
@@ -214,8 +239,7 @@ class Scoreboard:
 
     def counted(self) -> dict[str, int]:
         """Return the counts of all workers that ever were."""
-        names = [name for name, *_ in Counts._fields_]
-        return {name: sum(getattr(row.counts, name) for row in self._rows) for name in names}
+        return {name: sum(getattr(row.counts, name) for row in self._rows) for name in COUNTED}
 
 
 _entered: tuple[Scoreboard, int] | None = None

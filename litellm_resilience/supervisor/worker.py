@@ -7,7 +7,6 @@ import contextlib
 import faulthandler
 import signal
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,10 +96,9 @@ class WorkerServer(DrainingServer):
 
     async def on_tick(self, counter: int) -> bool:
         """Note that the loop turns, report the limit, obey the supervisor."""
-        answered = self.server_state.total_requests
-        in_flight = len(self.server_state.tasks)
-        self._figures.turned(time.monotonic(), answered, in_flight, self._session_counts())
-        if self._request_limit is not None and answered >= self._request_limit:
+        state = self.server_state
+        self._figures.record(state, self._session_counts())
+        if self._request_limit is not None and state.total_requests >= self._request_limit:
             self._request_limit = None
             self._link.say(Said.LIMIT)
         told = self._link.told()

@@ -62,7 +62,7 @@ def test_hooks_that_were_set_before_are_still_called(cfg: Any) -> None:
 def test_a_full_board_costs_a_worker_its_row_and_nothing_else(
     cfg: Any, mocker: MockerFixture
 ) -> None:
-    mocker.patch.object(gunicorn, "CAPACITY", 1)
+    mocker.patch.object(scoreboard, "CAPACITY", 1)
     cfg.set("workers", 0)
     entered = mocker.patch.object(scoreboard, "enter")
     gunicorn.keep_scoreboard(cfg)

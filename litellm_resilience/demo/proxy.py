@@ -16,12 +16,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from litellm_resilience.demo.lifetime import Started
+from litellm_resilience.demo.lifetime import Repeating, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -383,7 +382,7 @@ class ProxyProcess(Started):
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
-class WorkerWatcher(Started):
+class WorkerWatcher(Repeating):
     """Notes which workers of a proxy come and go, from a thread; a context manager.
 
     Args:
@@ -397,10 +396,8 @@ class WorkerWatcher(Started):
     """
 
     def __init__(self, proxy: ProxyProcess, interval: float = 0.25) -> None:
+        super().__init__(interval)
         self._proxy = proxy
-        self._interval = interval
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker-watcher", daemon=True)
         self.serving: list[int] = []
         self.joined: dict[int, float] = {}
         self.left: dict[int, float] = {}
@@ -416,20 +413,10 @@ class WorkerWatcher(Started):
                 self.left.setdefault(pid, now)
         self.serving = serving
 
-    def stop(self) -> None:
-        """End the thread."""
-        self._ended.set()
-        self._thread.join()
-
     def start(self) -> Self:
         """Look once, then start the thread."""
         self.look()
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._interval):
-            self.look()
+        return super().start()
 
 
 def _child_environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.demo.lifetime import Started
+from litellm_resilience.demo.lifetime import Repeating
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from typing_extensions import Self
 
 INTERVAL = 0.1
 """Seconds between two looks."""
@@ -21,7 +18,7 @@ Samples = dict[tuple[str, str], float]
 """Values by name and labels."""
 
 
-class Watcher(Started):
+class Watcher(Repeating):
     """Gets a page in a thread until stopped.
 
     Args:
@@ -34,33 +31,22 @@ class Watcher(Started):
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(INTERVAL)
         self._request = urllib.request.Request(url, headers=dict(headers or {}))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.looks = 0
         self.faults: list[Any] = []
 
-    def start(self) -> Self:
-        """Begin to look."""
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Look no more; idempotent."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(INTERVAL):
-            try:
-                with urllib.request.urlopen(self._request, timeout=TIMEOUT) as reply:
-                    page = reply.read().decode()
-            except OSError as error:
-                if self.looks:
-                    self.faults.append(error)
-                continue
-            self.faults += self.examine(page)
-            self.looks += 1
+    def look(self) -> None:
+        """Get the page once."""
+        try:
+            with urllib.request.urlopen(self._request, timeout=TIMEOUT) as reply:
+                page = reply.read().decode()
+        except OSError as error:
+            if self.looks:
+                self.faults.append(error)
+            return
+        self.faults += self.examine(page)
+        self.looks += 1
 
     def examine(self, page: str) -> list[Any]:
         """Return what is wrong with a page that was there."""

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import STARTUP_SECONDS
+from benchmarks.commands import MODEL, STARTUP_SECONDS, add_recycling
 from benchmarks.open_loop import Tally, send_at_rate
 from benchmarks.report import Machine, positive
 from litellm_resilience.demo.provider import ProviderProcess
@@ -46,10 +46,8 @@ HEADER = ("Figure", "measured", "planned", "95 % of such runs", "agrees")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_recycling(parser)
     add = parser.add_argument
-    add("--workers", type=positive(int), default=2, help="default: 2")
-    add("--limit", type=positive(int), default=300, help="requests per worker (default: 300)")
-    add("--jitter", type=int, default=0, help="and so many more at most (default: 0)")
     add("--rate", type=positive(float), default=10.0, help="requests per second (default: 10)")
     add("--seconds", type=positive(float), default=480.0, help="length of the run (default: 480)")
     add("--recording", type=Path, help="write what was seen into this file")
@@ -137,7 +135,7 @@ def _record(
                 proxy.port,
                 rate=args.rate,
                 seconds=args.seconds,
-                body=chat("demo-openai"),
+                body=chat(MODEL),
                 headers=proxy.headers,
             )
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import STARTUP_SECONDS, add_commands
+from benchmarks.commands import MODEL, STARTUP_SECONDS, add_commands, add_recycling
 from benchmarks.report import Comparison, Machine, Result, positive
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderProcess
@@ -33,15 +33,12 @@ if TYPE_CHECKING:
     import argparse
 
 READY = re.compile(r"Worker \d+ \(pid \d+\) ready after ([\d.]+) s")
-MODEL = "demo-openai"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_recycling(parser)
     add = parser.add_argument
-    add("--workers", type=positive(int), default=2, help="default: 2")
-    add("--limit", type=positive(int), default=300, help="requests per worker (default: 300)")
-    add("--jitter", type=int, default=0, help="and so many more at most (default: 0)")
     add("--clients", type=positive(int), default=4, help="keep-alive connections (default: 4)")
     add("--seconds", type=positive(float), default=40.0, help="length of the load (default: 40)")
     add("--requests", type=positive(int), help="end after so many requests at the latest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 
 from litellm_resilience import __version__
@@ -10,6 +11,7 @@ from litellm_resilience import __version__
 DISTRIBUTIONS = ("litellm", "uvicorn", "gunicorn", "aiohttp")
 
 
+@cache
 def installed(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
     try:

@@ -69,7 +69,8 @@ class ResilientCommand(click.Command):
             and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
         ]
         ours = {option.name: ctx.params.pop(option.name, None) for option in self._ours}
-        if ours["resilience_metrics_port"] == ctx.params.get("port"):
+        metrics_port = ours["resilience_metrics_port"]
+        if metrics_port is not None and metrics_port == ctx.params.get("port"):
             raise click.UsageError("--resilience_metrics_port must not be --port.", ctx)
         chosen = next((flag for flag in SERVER_FLAGS if ctx.params.get(flag)), None)
         with servers.intercepted(jitter, chosen, _supervision(ctx, ours, given)):

@@ -1,8 +1,11 @@
 """Faults on demand inside a proxy worker, as a LiteLLM callback.
 
 A request whose ``user`` field is one of the values below causes the fault in whichever worker gets
-the request, before that request is routed; the request itself then goes on as usual. Each fault
-writes one line starting with ``demo:`` to standard error.
+the request, before that request is routed; the request itself then goes on as usual, if there still
+is a worker. ``=`` and a number after the value says how much of it: seconds, or MiB. Each fault
+writes one line starting with ``demo:`` to standard error before it is caused.
+
+A file ``startup-fault`` beside this one says what happens to a worker that starts: see `STARTUP`.
 
 Older LiteLLM (1.89 for one) loads callbacks only from a file beside the config file, so
 `litellm_resilience.demo.proxy.ProxyProcess` copies this file there. It must therefore not import
@@ -11,9 +14,15 @@ anything from this package.
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import importlib
 import os
+import resource
+import signal
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 CLOSE_SHARED_SESSION = "demo:close-shared-session"
@@ -24,6 +33,33 @@ CLEAR_CLIENT_CACHE = "demo:clear-client-cache"
 
 EVICT_CLIENTS = "demo:evict-clients"
 """Remove every entry of that cache the way LiteLLM does when an entry expires."""
+
+FAIL_SESSIONS = "demo:fail-sessions"
+"""Let LiteLLM's initialiser of the shared session fail, for so many seconds."""
+
+BLOCK_PYTHON = "demo:block-python"
+"""Block the event loop in Python code, for so many seconds."""
+
+BLOCK_C = "demo:block-c"
+"""Block the event loop in C code that keeps the interpreter's lock, for so many seconds."""
+
+HOARD = "demo:hoard"
+"""Fill so many MiB of memory and keep them."""
+
+EXHAUST_MEMORY = "demo:exhaust-memory"
+"""Allow the process no more address space than it has now and so many MiB, and use them up."""
+
+IGNORE_SIGTERM = "demo:ignore-sigterm"
+"""Ignore SIGTERM from now on."""
+
+EXIT = "demo:exit"
+"""End the process at once, with status 3."""
+
+STARTUP = ("raise", "exit", "hang")
+"""What a worker that starts does: raise an error, end with status 3, or never get ready."""
+STARTUP_FILE = "startup-fault"
+
+_hoard: list[bytearray] = []
 
 
 def _report(message: str) -> None:
@@ -60,14 +96,106 @@ def evict_clients() -> None:
     _report(f"evicted clients ({len(keys)} entries)")
 
 
+def fail_sessions(seconds: float) -> None:
+    """Let no shared session be made for a while, as LiteLLM reports it: with None."""
+    proxy_server = sys.modules["litellm.proxy.proxy_server"]
+    originals = {
+        name: getattr(proxy_server, name)
+        for name in ("initialize_shared_aiohttp_session", "_initialize_shared_aiohttp_session")
+        if hasattr(proxy_server, name)
+    }
+
+    async def fail(*_: object, **__: object) -> None:
+        _report("no shared session was made")
+
+    def recover() -> None:
+        for name, original in originals.items():
+            setattr(proxy_server, name, original)
+        _report("shared sessions can be made again")
+
+    for name in originals:
+        setattr(proxy_server, name, fail)
+    asyncio.get_running_loop().call_later(seconds, recover)
+    _report("shared sessions cannot be made")
+
+
+def block_python(seconds: float) -> None:
+    """Keep the event loop busy."""
+    _report("blocks in Python")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def block_c(seconds: float) -> None:
+    """Sleep without giving up the interpreter's lock, so that no thread runs either."""
+    _report("blocks in C")
+    ctypes.PyDLL(None).sleep(int(seconds))
+
+
+def hoard(mebibytes: float) -> None:
+    """Fill memory and keep it."""
+    _report("hoards")
+    _hoard.append(bytearray(b"x") * (int(mebibytes) << 20))
+
+
+def exhaust_memory(mebibytes: float) -> None:
+    """Use up what the process may have; MemoryError is for the caller."""
+    _report("exhausts its memory")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (int(mebibytes) << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    while True:
+        hoard(1)
+
+
+def ignore_sigterm(_: float) -> None:
+    """Ignore the signal that asks for an orderly end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _report("ignores SIGTERM")
+
+
+def end(_: float) -> None:
+    """End without any tidying."""
+    _report("ends")
+    os._exit(3)
+
+
+_PLAIN = {CLEAR_CLIENT_CACHE: clear_client_cache, EVICT_CLIENTS: evict_clients}
+_MEASURED = {
+    FAIL_SESSIONS: fail_sessions,
+    BLOCK_PYTHON: block_python,
+    BLOCK_C: block_c,
+    HOARD: hoard,
+    EXHAUST_MEMORY: exhaust_memory,
+    IGNORE_SIGTERM: ignore_sigterm,
+    EXIT: end,
+}
+
+
 async def cause(fault: object) -> None:
     """Cause the fault named by one of the constants; ignore anything else."""
-    if fault == CLOSE_SHARED_SESSION:
+    name, _, measure = fault.partition("=") if isinstance(fault, str) else ("", "", "")
+    if name == CLOSE_SHARED_SESSION:
         await close_shared_session()
-    elif fault == CLEAR_CLIENT_CACHE:
-        clear_client_cache()
-    elif fault == EVICT_CLIENTS:
-        evict_clients()
+    elif name in _PLAIN:
+        _PLAIN[name]()
+    elif name in _MEASURED:
+        _MEASURED[name](float(measure or 0))
+
+
+def fault_at_startup() -> None:
+    """Do what `STARTUP_FILE` says, if it is there."""
+    path = Path(__file__).with_name(STARTUP_FILE)
+    fault = path.read_text().strip() if path.exists() else ""
+    if not fault:
+        return
+    _report(f"start-up fault {fault!r}")
+    if fault == "raise":
+        raise RuntimeError("broken on purpose")
+    if fault == "exit":
+        os._exit(3)
+    time.sleep(3600)
 
 
 def make_handler() -> Any:
@@ -94,5 +222,6 @@ def make_handler() -> Any:
 def __getattr__(name: str) -> Any:
     # Made when LiteLLM asks for it, so that others can import the constants without LiteLLM.
     if name == "handler":
+        fault_at_startup()
         return make_handler()
     raise AttributeError(name)

@@ -1,0 +1,62 @@
+"""Real proxies that are broken on purpose, each shared by the tests of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from faulted import Deployment, StartDeployment
+
+from litellm_resilience.demo.provider import ProviderThread
+from litellm_resilience.demo.proxy import RESILIENT, ProxyProcess, default_config
+
+READY_SECONDS = 120.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "faults" in item.path.parts:
+            item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture(scope="module")
+def start_deployment() -> Iterator[StartDeployment]:
+    """Start supervised proxies with an upstream each, and stop them after the module's tests."""
+    with ExitStack() as running:
+
+        def start(
+            *options: str,
+            workers: int = 2,
+            argv: tuple[str, ...] = RESILIENT,
+            env: dict[str, str] | None = None,
+            settings: dict[str, Any] | None = None,
+            ready: bool = True,
+            port: int = 0,
+        ) -> Deployment:
+            provider = running.enter_context(ProviderThread(delay=0.02))
+            proxy = ProxyProcess(
+                argv,
+                {**default_config(provider.base_url), "litellm_settings": settings or {}},
+                ("--num_workers", str(workers), *options),
+                env={"LITELLM_LOG": "INFO", **(env or {})},
+                sabotage=True,
+                port=port,
+            )
+            running.enter_context(proxy)
+            if ready:
+                proxy.wait_workers(workers, READY_SECONDS)
+            return Deployment(proxy, provider, workers)
+
+        yield start
+
+
+@pytest.fixture
+async def deployment(shared: Deployment) -> Deployment:
+    """The module's proxy, all well before each test; `shared` is the module's."""
+    shared.startup_fault("")
+    shared.provider.settings.change({"delay": 0.02, "chunks": 5, "chunk_interval": 0.02})
+    await shared.well()
+    shared.mark()
+    return shared

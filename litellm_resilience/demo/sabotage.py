@@ -130,7 +130,10 @@ def block_python(seconds: float) -> None:
 def block_c(seconds: float) -> None:
     """Sleep without giving up the interpreter's lock, so that no thread runs either."""
     _report("blocks in C")
-    ctypes.PyDLL(None).sleep(int(seconds))
+    left = int(seconds)
+    # A signal ends a sleep early.
+    while left:
+        left = ctypes.PyDLL(None).sleep(left)
 
 
 def hoard(mebibytes: float) -> None:

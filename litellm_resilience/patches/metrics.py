@@ -3,7 +3,7 @@
 With several workers `prometheus_client` keeps a file for each process id in
 PROMETHEUS_MULTIPROC_DIR, and for counters it has to keep those of dead processes: recycled workers
 would leave more and more of them. Here a worker's files are named after its row of the scoreboard,
-and the next worker in that row goes on counting in them.
+and the next worker in that row goes on counting in them; `metric_files` has space for them first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from litellm_resilience.patches import metric_files
 from litellm_resilience.patches.base import Outcome, State, require, require_parameters
 from litellm_resilience.supervisor import scoreboard
 
@@ -32,6 +33,7 @@ def apply(context: Context) -> Outcome:
     except ImportError:
         return Outcome(State.NOT_NEEDED, "prometheus_client is not installed")
     _name_files_after_rows(context.changes)
+    _reserve_space(context)
     _extend_multiprocess_registries(context)
     _extend_default_registry(context)
     return Outcome(State.APPLIED, "ours are on /metrics too, recycled workers leave no files")
@@ -43,6 +45,14 @@ def _name_files_after_rows(changes: Changes) -> None:
     require_parameters(values.MultiProcessValue, "process_identifier")
     if values.ValueClass._multiprocess:
         changes.replace(values, "ValueClass", values.MultiProcessValue(_process_name))
+
+
+def _reserve_space(context: Context) -> None:
+    values = importlib.import_module("prometheus_client.values")
+    require(values, "MmapedDict")
+    if metric_files.possible():
+        reserving = metric_files.reserving(values.MmapedDict, context.log)
+        context.changes.replace(values, "MmapedDict", reserving)
 
 
 def _process_name() -> str:

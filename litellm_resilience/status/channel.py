@@ -35,7 +35,7 @@ class UnavailableError(Exception):
 
 def directory() -> Path:
     """Return where supervisors of this user put their sockets unless told otherwise."""
-    return Path(tempfile.gettempdir()) / f"litellm-resilience-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / f"litellm-resilience-{os.geteuid()}"
 
 
 def default_path(name: str) -> Path:
@@ -56,7 +56,7 @@ def default_path(name: str) -> Path:
 
 def _check_private(folder: Path) -> None:
     found = folder.lstat()
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
     if not ours or found.st_mode & 0o077:
         raise UnavailableError(f"{folder} is not a directory that only this user can enter")
 
@@ -159,7 +159,7 @@ def _remove_stale(path: Path) -> None:
         found = path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.getuid():
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
         raise OSError(errno.EEXIST, "exists and is not a socket of ours")
     path.unlink()
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from litellm_resilience.supervisor import policy
 from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.link import Link, Said
+from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.policy import Due, State
 from litellm_resilience.supervisor.restarts import Restarts
 from litellm_resilience.supervisor.worker import Assignment
@@ -137,7 +138,7 @@ class Supervisor:
         Returns:
             The exit status: 0, or that of a worker if none of the first generation could start.
         """
-        with self._handling_signals():
+        with self._handling_signals(), lossy_output():
             try:
                 while self._survive(self._step):
                     self._survive(self._wait)

@@ -15,6 +15,7 @@ from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.link import Said, Told
+from litellm_resilience.supervisor.output import lossy_output
 
 if TYPE_CHECKING:
     import socket
@@ -123,8 +124,9 @@ class WorkerServer(DrainingServer):
 def run_spawned(assignment: Assignment) -> None:
     """Serve in a process that was started afresh."""
     default_signals()
-    assignment.config.configure_logging()
-    serve(assignment)
+    with lossy_output():
+        assignment.config.configure_logging()
+        serve(assignment)
 
 
 def serve(assignment: Assignment) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def start_deployment() -> Iterator[StartDeployment]:
     """Start supervised proxies with an upstream each, and stop them after the module's tests."""
     with ExitStack() as running:
+        sockets = Path(running.enter_context(TemporaryDirectory(prefix="faults-")))
 
         def start(
             *options: str,
@@ -36,10 +39,11 @@ def start_deployment() -> Iterator[StartDeployment]:
             port: int = 0,
         ) -> Deployment:
             provider = running.enter_context(ProviderThread(delay=0.02))
+            socket = sockets / f"{provider.port}.sock"
             proxy = ProxyProcess(
                 argv,
                 {**default_config(provider.base_url), "litellm_settings": settings or {}},
-                ("--num_workers", str(workers), *options),
+                ("--num_workers", str(workers), "--status_socket", str(socket), *options),
                 env={"LITELLM_LOG": "INFO", **(env or {})},
                 sabotage=True,
                 port=port,
@@ -47,7 +51,7 @@ def start_deployment() -> Iterator[StartDeployment]:
             running.enter_context(proxy)
             if ready:
                 proxy.wait_workers(workers, READY_SECONDS)
-            return Deployment(proxy, provider, workers)
+            return Deployment(proxy, provider, socket, workers)
 
         yield start
 

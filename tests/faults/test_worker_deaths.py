@@ -81,6 +81,8 @@ async def test_killed_while_draining_breaks_the_stream_it_drained(deployment: De
     async with deployment.stream_from(victim) as stream, deployment.traffic() as traffic:
         deployment.signal(signal.SIGHUP)
         await until(lambda: victim in deployment.pids("draining"), "drain")
+        # Each client has its last reply from the victim, which said so.
+        await traffic.goes_on(40)
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(RequestError):
             await stream

@@ -197,7 +197,7 @@ class Service:
     @property
     def status_socket(self) -> Path:
         """Where its supervisor tells its state."""
-        return Path(self._sockets.name) / f"litellm-resilience-{os.getuid()}" / f"{self.port}.sock"
+        return Path(self._sockets.name) / f"litellm-resilience-{os.geteuid()}" / f"{self.port}.sock"
 
     def status(self) -> dict[str, Any]:
         """Return what the supervisor says of itself."""

@@ -81,19 +81,22 @@ class Deployment:
     Args:
         proxy: the proxy, supervised.
         provider: its upstream.
+        socket: where its supervisor tells its state.
         workers: how many serve when all is well.
     """
 
-    def __init__(self, proxy: ProxyProcess, provider: ProviderThread, workers: int) -> None:
+    def __init__(
+        self, proxy: ProxyProcess, provider: ProviderThread, socket: Path, workers: int
+    ) -> None:
         self.proxy = proxy
         self.provider = provider
         self.workers = workers
+        self._socket = socket
         self._seen = 0
 
     def status(self) -> dict[str, Any]:
         """What ``--status --json`` prints."""
-        (path,) = self.proxy.directory.glob("litellm-resilience-*/*.sock")
-        return ask(path)
+        return ask(self._socket)
 
     def pids(self, *states: str) -> list[int]:
         """Process ids of the workers in one of these states, or in any; none while unknown."""
@@ -111,7 +114,12 @@ class Deployment:
             complete = len(serving) == self.workers and serving == self.pids()
             return serving if complete else []
 
-        return await until(all_serve, f"{self.workers} workers that serve, and no others") or []
+        what = f"{self.workers} workers that serve, and no others"
+        try:
+            serving: list[int] = await until(all_serve, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.pids()}\n{self.proxy.log_tail()}") from None
+        return serving
 
     def mark(self) -> None:
         """Let `log` begin here."""

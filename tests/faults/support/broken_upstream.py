@@ -30,6 +30,8 @@ REPLY = {
     "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11},
 }
 EVENTS = 8
+LAST_WORD = b"word7"
+"""In a stream that is whole."""
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 CLOSE_SHARED_SESSION = "demo:close-shared-session"
-"""Close LiteLLM's shared aiohttp session."""
+"""Close LiteLLM's shared aiohttp session; or so many times, and have it remade as requests do."""
 
 CLEAR_CLIENT_CACHE = "demo:clear-client-cache"
 """Empty LiteLLM's cache of provider clients at once, without closing them (``flush_cache``)."""
@@ -36,6 +36,9 @@ EVICT_CLIENTS = "demo:evict-clients"
 
 FAIL_SESSIONS = "demo:fail-sessions"
 """Let LiteLLM's initialiser of the shared session fail, for so many seconds."""
+
+SLOW_SESSIONS = "demo:slow-sessions"
+"""Let that initialiser take so many seconds from now on."""
 
 BLOCK_PYTHON = "demo:block-python"
 """Block the event loop in Python code, for so many seconds."""
@@ -60,6 +63,18 @@ STARTUP = ("raise", "exit", "hang")
 STARTUP_FILE = "startup-fault"
 
 _hoard: list[bytearray] = []
+_tasks: list[asyncio.Task[None]] = []
+
+
+class _Creation:
+    """What becomes of the next shared sessions."""
+
+    intercepted = False
+    fails_until = 0.0
+    seconds = 0.0
+
+
+_creation = _Creation()
 
 
 def _report(message: str) -> None:
@@ -77,6 +92,17 @@ async def close_shared_session() -> None:
     else:
         await session.close()
         _report(f"closed shared session (ID: {id(session)})")
+
+
+async def _close_each(times: int) -> None:
+    """Close it, and ask for it the way a request does; both in turns with what else goes on."""
+    routing = importlib.import_module("litellm.proxy.route_llm_request")
+    for _ in range(times):
+        await close_shared_session()
+        await asyncio.sleep(0.001)
+        attached = routing.add_shared_session_to_data({})
+        if attached is not None:
+            await attached
 
 
 def clear_client_cache() -> None:
@@ -98,25 +124,39 @@ def evict_clients() -> None:
 
 def fail_sessions(seconds: float) -> None:
     """Let no shared session be made for a while, as LiteLLM reports it: with None."""
-    proxy_server = sys.modules["litellm.proxy.proxy_server"]
-    originals = {
-        name: getattr(proxy_server, name)
-        for name in ("initialize_shared_aiohttp_session", "_initialize_shared_aiohttp_session")
-        if hasattr(proxy_server, name)
-    }
-
-    async def fail(*_: object, **__: object) -> None:
-        _report("no shared session was made")
-
-    def recover() -> None:
-        for name, original in originals.items():
-            setattr(proxy_server, name, original)
-        _report("shared sessions can be made again")
-
-    for name in originals:
-        setattr(proxy_server, name, fail)
-    asyncio.get_running_loop().call_later(seconds, recover)
+    _intercept_creation()
+    _creation.fails_until = time.monotonic() + seconds
     _report("shared sessions cannot be made")
+
+
+def slow_sessions(seconds: float) -> None:
+    """Let each shared session take a while to be made."""
+    _intercept_creation()
+    _creation.seconds = seconds
+    _report("shared sessions are made slowly")
+
+
+def _intercept_creation() -> None:
+    """Have LiteLLM's initialiser heed `_creation`, whoever calls it, by any of its names."""
+    if _creation.intercepted:
+        return
+    _creation.intercepted = True
+    proxy_server = sys.modules["litellm.proxy.proxy_server"]
+    for name in ("initialize_shared_aiohttp_session", "_initialize_shared_aiohttp_session"):
+        if hasattr(proxy_server, name):
+            setattr(proxy_server, name, _intercepted(getattr(proxy_server, name)))
+
+
+def _intercepted(create: Any) -> Any:
+    async def initialise(*args: Any, **kwargs: Any) -> Any:
+        if _creation.seconds:
+            await asyncio.sleep(_creation.seconds)
+        if time.monotonic() < _creation.fails_until:
+            _report("no shared session was made")
+            return None
+        return await create(*args, **kwargs)
+
+    return initialise
 
 
 def block_python(seconds: float) -> None:
@@ -167,6 +207,7 @@ def end(_: float) -> None:
 _PLAIN = {CLEAR_CLIENT_CACHE: clear_client_cache, EVICT_CLIENTS: evict_clients}
 _MEASURED = {
     FAIL_SESSIONS: fail_sessions,
+    SLOW_SESSIONS: slow_sessions,
     BLOCK_PYTHON: block_python,
     BLOCK_C: block_c,
     HOARD: hoard,
@@ -179,7 +220,9 @@ _MEASURED = {
 async def cause(fault: object) -> None:
     """Cause the fault named by one of the constants; ignore anything else."""
     name, _, measure = fault.partition("=") if isinstance(fault, str) else ("", "", "")
-    if name == CLOSE_SHARED_SESSION:
+    if name == CLOSE_SHARED_SESSION and measure:
+        _tasks.append(asyncio.create_task(_close_each(int(measure))))
+    elif name == CLOSE_SHARED_SESSION:
         await close_shared_session()
     elif name in _PLAIN:
         _PLAIN[name]()

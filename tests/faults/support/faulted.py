@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DEADLINE = 60.0
 MODEL = "demo-openai"
 CHAT = "/v1/chat/completions"
 LIVE = "/health/liveliness"
+HAS_SHARED_SESSION = tuple(map(int, version("litellm").split(".")[:2])) >= (1, 78)
 
 
 async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
@@ -121,13 +123,22 @@ class Deployment:
             raise AssertionError(f"{error}: {self.pids()}\n{self.proxy.log_tail()}") from None
         return serving
 
+    @property
+    def worker(self) -> dict[str, Any]:
+        """What the status says of the only worker."""
+        (worker,) = self.status()["workers"]
+        found: dict[str, Any] = worker
+        return found
+
     def mark(self) -> None:
         """Let `log` begin here."""
-        self._seen = len(self.proxy.log_text())
+        self._seen = self.proxy.log_path.stat().st_size
 
     def log(self) -> str:
         """What was logged since `mark`."""
-        return self.proxy.log_text()[self._seen :]
+        with self.proxy.log_path.open("rb") as log:
+            log.seek(self._seen)
+            return log.read().decode(errors="replace")
 
     async def logs(self, text: str, times: int = 1) -> None:
         """Wait for a text in the log since `mark`."""
@@ -196,9 +207,21 @@ class Deployment:
 
     @asynccontextmanager
     async def traffic(
-        self, clients: int = 4, *, stream: bool = False, think_time: float = 0.02
+        self,
+        clients: int = 4,
+        *,
+        stream: bool = False,
+        think_time: float = 0.02,
+        body: Callable[[int], dict[str, Any]] | None = None,
     ) -> AsyncIterator[Traffic]:
-        """Have clients send requests inside the context; they end with it."""
+        """Have clients send requests inside the context; they end with it.
+
+        Args:
+            clients: how many.
+            stream: whether they ask for streams.
+            think_time: seconds a client waits after each reply.
+            body: from the number of the request to what is sent; a small chat if None.
+        """
         traffic, stop = Traffic(), asyncio.Event()
         load = asyncio.create_task(
             run_load(
@@ -208,7 +231,7 @@ class Deployment:
                 seconds=120,
                 max_requests=20_000,
                 think_time=think_time,
-                body=chat(MODEL),
+                body=body or chat(MODEL),
                 headers=self.proxy.headers,
                 stream=stream,
                 notice_idle_close=False,

@@ -23,6 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.process)
 
 
+def with_models(config: dict[str, Any], base_url: str) -> dict[str, Any]:
+    """Add the models of a healthy upstream to a configuration."""
+    healthy = default_config(base_url)["model_list"]
+    return {**config, "model_list": [*healthy, *config.get("model_list", [])]}
+
+
 @pytest.fixture(scope="module")
 def start_deployment() -> Iterator[StartDeployment]:
     """Start supervised proxies with an upstream each, and stop them after the module's tests."""
@@ -34,7 +40,7 @@ def start_deployment() -> Iterator[StartDeployment]:
             workers: int = 2,
             argv: tuple[str, ...] = RESILIENT,
             env: dict[str, str] | None = None,
-            settings: dict[str, Any] | None = None,
+            config: dict[str, Any] | None = None,
             ready: bool = True,
             port: int = 0,
         ) -> Deployment:
@@ -42,7 +48,7 @@ def start_deployment() -> Iterator[StartDeployment]:
             socket = sockets / f"{provider.port}.sock"
             proxy = ProxyProcess(
                 argv,
-                {**default_config(provider.base_url), "litellm_settings": settings or {}},
+                with_models(config or {}, provider.base_url),
                 ("--num_workers", str(workers), "--status_socket", str(socket), *options),
                 env={"LITELLM_LOG": "INFO", **(env or {})},
                 sabotage=True,

@@ -32,7 +32,8 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def shared(disk: Path, start_deployment: StartDeployment) -> Iterator[Deployment]:
     deployment = start_deployment(
-        env={"PROMETHEUS_MULTIPROC_DIR": str(disk)}, settings={"callbacks": ["prometheus"]}
+        env={"PROMETHEUS_MULTIPROC_DIR": str(disk)},
+        config={"litellm_settings": {"callbacks": ["prometheus"]}},
     )
     yield deployment
     deployment.proxy.stop()

@@ -36,10 +36,8 @@ def redis() -> Iterator[RedisServer]:
 def shared(start_deployment: StartDeployment, redis: RedisServer) -> Deployment:
     cache = {"host": redis.host, "port": redis.port, "socket_timeout": SOCKET_TIMEOUT}
     return start_deployment(
-        "--max_worker_memory_mb",
-        "4000",
         workers=1,
-        settings={"cache": True, "cache_params": {"type": "redis", **cache}},
+        config={"litellm_settings": {"cache": True, "cache_params": {"type": "redis", **cache}}},
     )
 
 

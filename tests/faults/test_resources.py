@@ -119,7 +119,7 @@ async def test_workers_out_of_descriptors_keep_their_connections_and_recover(
                     client = await idle.enter_async_context(deployment.client())
                     await client._connection()
                 await until(
-                    lambda: all(descriptors(pid) >= most - 1 for pid in workers), "full tables"
+                    lambda: any(descriptors(pid) >= most - 1 for pid in workers), "a full table"
                 )
                 for _ in range(20):
                     assert (await deployment.ask(served)).status == 200

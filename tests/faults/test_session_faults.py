@@ -28,7 +28,7 @@ WITHOUT = "SESSION REUSE: No shared session"
 
 @pytest.fixture(scope="module")
 def shared(start_deployment: StartDeployment) -> Deployment:
-    return start_deployment("--max_worker_memory_mb", "4000", workers=1)
+    return start_deployment(workers=1)
 
 
 def by_turns(number: int) -> dict[str, Any]:

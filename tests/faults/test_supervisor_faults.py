@@ -9,8 +9,6 @@ import signal
 import pytest
 from faulted import Deployment, StartDeployment, alive, until
 
-from litellm_resilience.demo.proxy import ProxyError
-
 
 @pytest.fixture(scope="module")
 def shared(start_deployment: StartDeployment) -> Deployment:
@@ -75,8 +73,6 @@ async def test_a_taken_port_ends_the_command_before_it_serves(
     assert traffic.failed == []
     assert second.proxy.exit_status() not in {0, None}
     assert "ddress already in use" in second.proxy.log_text()
-    with pytest.raises(ProxyError):
-        second.proxy.wait_ready(1)
 
 
 async def test_workers_finish_and_end_when_the_supervisor_is_killed(

@@ -19,11 +19,10 @@ from collections.abc import Iterator
 
 import pytest
 from broken_upstream import LAST_WORD, BrokenUpstream, Fault
-from faulted import CHAT, HAS_SHARED_SESSION, Deployment, until
+from faulted import CHAT, HAS_SHARED_SESSION, Deployment, StartDeployment, until
 
 from litellm_resilience.demo.load import RequestError
-from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import RESILIENT, ProxyProcess, chat, default_config
+from litellm_resilience.demo.proxy import chat, default_config
 
 MODELS = ("broken-openai", "broken-vllm")
 PER_HOST = 8
@@ -54,27 +53,20 @@ def upstream() -> Iterator[BrokenUpstream]:
 
 
 @pytest.fixture(scope="module")
-def shared(upstream: BrokenUpstream) -> Iterator[Deployment]:
-    with ProviderThread(delay=0.02) as provider:
-        config = default_config(provider.base_url)
-        for entry in default_config(upstream.base_url)["model_list"]:
-            name = entry["model_name"].replace("demo", "broken")
-            entry["litellm_params"].update(
-                timeout=UPSTREAM_TIMEOUT, stream_timeout=UPSTREAM_TIMEOUT
-            )
-            config["model_list"].append({**entry, "model_name": name})
-        config["router_settings"] = {"num_retries": 0, "disable_cooldowns": True}
-        config["litellm_settings"] = {"num_retries": 0}
-        proxy = ProxyProcess(
-            RESILIENT,
-            config,
-            ("--num_workers", "1", "--max_worker_memory_mb", "4000"),
-            env={"LITELLM_LOG": "INFO", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(PER_HOST)},
-            sabotage=True,
-        )
-        with proxy:
-            proxy.wait_workers(1, READY_SECONDS)
-            yield Deployment(proxy, provider, 1)
+def shared(upstream: BrokenUpstream, start_deployment: StartDeployment) -> Deployment:
+    models = default_config(upstream.base_url)["model_list"]
+    for model in models:
+        model["model_name"] = model["model_name"].replace("demo", "broken")
+        model["litellm_params"].update(timeout=UPSTREAM_TIMEOUT, stream_timeout=UPSTREAM_TIMEOUT)
+    return start_deployment(
+        workers=1,
+        env={"AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(PER_HOST)},
+        config={
+            "model_list": models,
+            "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+            "litellm_settings": {"num_retries": 0},
+        },
+    )
 
 
 async def ask(deployment: Deployment, model: str, *, stream: bool) -> str:

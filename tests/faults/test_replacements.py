@@ -81,6 +81,7 @@ CRASH = """
 """
 
 
+@pytest.mark.lengthy
 async def test_a_replacement_that_crashes_while_it_imports(
     start_deployment: StartDeployment, tmp_path: Path
 ) -> None:

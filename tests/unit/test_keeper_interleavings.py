@@ -30,7 +30,9 @@ from litellm_resilience.session.keeper import SessionKeeper
 
 CAP = 8.0
 TURNS = 12
-"""More turns of the event loop than any step needs."""
+"""More turns of the event loop than any step needs,"""
+TURNS_EACH = 4
+"""and more than a request takes to pass the lock on to the next."""
 OUTCOMES = ["session", "none", "error"]
 
 
@@ -99,7 +101,7 @@ class KeeperMachine(RuleBasedStateMachine):
 
         async def settle() -> Any:
             result = await what
-            for _ in range(TURNS):
+            for _ in range(TURNS + TURNS_EACH * len(self.requests)):
                 await asyncio.sleep(0)
             return result
 

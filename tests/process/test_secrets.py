@@ -33,10 +33,16 @@ SECRETS = {
     )
 }
 FOR_COMMANDS = {
+    **SECRETS,
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "DATABASE_URL": f"postgresql://user:{PLANTED}@127.0.0.1/litellm",
     "LITELLM_MASTER_KEY": f"sk-{PLANTED}",
 }
 """With these a proxy would look for a database, and have another key."""
+PLAN = (
+    *("--plan", "--max_requests_before_restart", "9", "--rps", "1"),
+    *("--boot_seconds", "1", "--json"),
+)
 OURS = re.compile(
     r"litellm.resilience|SESSION REUSE|[Ww]orker \d+ \(pid|Supervising|Status for|Metrics at"
     r"|SIGHUP|Killing|All workers",
@@ -97,8 +103,7 @@ def test_no_secret_is_told(start_proxy: Callable[..., ProxyProcess]) -> None:
             "status, JSON": ("--status", "--status_socket", status_socket, "--json"),
             "doctor": ("--doctor",),
             "doctor, JSON": ("--doctor", "--json"),
-            "plan": ("--plan", "--max_requests_before_restart", "9", "--rps", "1")
-            + ("--boot_seconds", "1", "--json"),
+            "plan": PLAN,
             "bad input": ("--worker_hang_timeout", "never"),
         }.items()
     }

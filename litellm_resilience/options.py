@@ -14,6 +14,8 @@ from litellm_resilience.parameter_types import (
     SocketPath,
 )
 
+LARGEST = 2**31 - 1
+"""Of whole numbers; whoever gives more has made a slip."""
 SECTION = "Resilience options"
 JITTER = "max_requests_jitter"
 NATIVE_JITTER = "max_requests_before_restart_jitter"
@@ -43,7 +45,7 @@ def serving_options() -> list[click.Option]:
     return [
         _option(
             JITTER,
-            click.IntRange(min=0),
+            click.IntRange(min=0, max=LARGEST),
             None,
             "Let each worker serve up to this many requests more than "
             "--max_requests_before_restart, drawn at random for each worker, so that workers "
@@ -52,7 +54,7 @@ def serving_options() -> list[click.Option]:
         ),
         _option(
             "max_worker_memory_mb",
-            click.IntRange(min=1),
+            click.IntRange(min=1, max=LARGEST),
             None,
             "Replace a worker whose resident memory is above this many MiB, the largest first.",
         ),
@@ -77,7 +79,7 @@ def serving_options() -> list[click.Option]:
         ),
         _option(
             "max_restarting_workers",
-            click.IntRange(min=1),
+            click.IntRange(min=1, max=LARGEST),
             1,
             "Replace at most this many workers at once, whatever their limits say.",
         ),
@@ -182,7 +184,7 @@ def planning_options() -> list[click.Option]:
         ),
         click.Option(
             ["--rps"],
-            type=Finite(min=0, min_open=True),
+            type=Finite(min=1e-6, max=1e9),
             help="With --plan: requests per second, over all pods.",
         ),
         click.Option(
@@ -201,7 +203,7 @@ def planning_options() -> list[click.Option]:
         ),
         click.Option(
             ["--pods"],
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=1_000_000),
             default=1,
             show_default=True,
             help="With --plan: so many equal pods share the load.",
@@ -227,7 +229,7 @@ def planned_options() -> list[click.Option]:
     return [
         click.Option(
             ["--num_workers"],
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=1000),
             default=1,
             show_default=True,
             envvar=["NUM_WORKERS", "DEFAULT_NUM_WORKERS_LITELLM_PROXY"],
@@ -235,13 +237,13 @@ def planned_options() -> list[click.Option]:
         ),
         click.Option(
             ["--max_requests_before_restart"],
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=LARGEST),
             envvar="MAX_REQUESTS_BEFORE_RESTART",
             help="Requests after which a worker is recycled.",
         ),
         click.Option(
             [f"--{NATIVE_JITTER}"],
-            type=click.IntRange(min=0),
+            type=click.IntRange(min=0, max=LARGEST),
             envvar=NATIVE_JITTER.upper(),
             help=f"The same as --{JITTER}.",
         ),

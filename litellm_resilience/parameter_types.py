@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
 PICTURE_SUFFIXES = (".png", ".svg")
+DAY = 86400
 LONGEST_SOCKET_PATH = 103
 """Bytes; the least that a platform allows (macOS)."""
 
@@ -21,16 +23,16 @@ class Fraction(click.types.FloatParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse and check."""
-        figure, percent, _ = str(value).partition("%")
-        number: float = super().convert(cast("Any", figure), param, ctx)
-        share = number / 100 if percent else number
+        text = str(value)
+        number: float = super().convert(cast("Any", text.removesuffix("%")), param, ctx)
+        share = number / 100 if text.endswith("%") else number
         if not 0 < share < 1:
             self.fail(f"{value} is not a share such as 0.01 or 1%.", param, ctx)
         return share
 
 
 class SecondsOrAuto(click.types.FloatParamType):
-    """A positive number of seconds, or `auto`, which becomes None."""
+    """A positive number of seconds up to a day, or `auto`, which becomes None."""
 
     name = "seconds|auto"
 
@@ -39,8 +41,8 @@ class SecondsOrAuto(click.types.FloatParamType):
         if value == "auto":
             return None
         number = super().convert(value, param, ctx)
-        if not 0 < number < math.inf:
-            self.fail(f"{value} is neither a positive number nor auto.", param, ctx)
+        if not 0 < number <= DAY:
+            self.fail(f"{value} is neither auto nor above 0 and at most {DAY}.", param, ctx)
         return number
 
 
@@ -54,7 +56,7 @@ class PictureFile(click.Path):
         path = Path(str(super().convert(value, param, ctx)))
         if path.suffix not in PICTURE_SUFFIXES:
             self.fail(f"{value} ends in neither {' nor '.join(PICTURE_SUFFIXES)}.", param, ctx)
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112 - is_dir raises where it may not look
             self.fail(f"the folder of {value} does not exist.", param, ctx)
         return path
 
@@ -80,6 +82,15 @@ class SocketPath(click.ParamType[Path]):
         path = Path(value).absolute()
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             self.fail(f"{path} is too long for a socket.", param, ctx)
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112 - is_dir raises where it may not look
             self.fail(f"{path.parent} is not a directory.", param, ctx)
+        if _is_taken(path):
+            self.fail(f"{path} exists and is not a socket.", param, ctx)
         return path
+
+
+def _is_taken(path: Path) -> bool:
+    try:
+        return not stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False

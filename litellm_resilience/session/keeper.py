@@ -164,13 +164,14 @@ class SessionKeeper:
         if session is None:
             self._record_failure(dead)
             return None
-        if self._stopped:
+        other = self.current()
+        if self._stopped or other is not None:
+            # Meanwhile the lifespan has ended, or somebody else has made a session.
             await session.close()
-            return None
+            return other
         self._attempts.succeeded()
         self._start_failed = False
         self.counters.recreated += 1
-        await self._discard_sessions_of_closed_loops()
         self._slot.put(session)
         self.adopt(session)
         self._log.warning(
@@ -178,6 +179,7 @@ class SessionKeeper:
             id(session),
             self.counters.recreated,
         )
+        await self._discard_sessions_of_closed_loops()
         return session
 
     def _announce(self, dead: ClientSession | None) -> None:

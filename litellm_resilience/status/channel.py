@@ -13,6 +13,7 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,16 @@ if os.name == "posix":
 SUFFIX = ".sock"
 ENOUGH = 1 << 20
 """Bytes of a send buffer that hold the state of any number of workers."""
+BACKLOG = 128
+"""Clients that may wait for an answer."""
+AT_ONCE = 64
+"""Clients that are answered in one go, so that any number of them holds up no worker."""
 PATIENCE = 5.0
-"""Seconds a client waits for the supervisor."""
+"""Seconds a client waits for the whole answer."""
+LARGEST = 16 << 20
+"""Bytes of an answer that a client takes."""
+RETRY = 0.05
+"""Seconds after which a client tries again to connect when too many others wait."""
 
 
 class UnavailableError(Exception):
@@ -34,8 +43,16 @@ class UnavailableError(Exception):
 
 
 def directory() -> Path:
-    """Return where supervisors of this user put their sockets unless told otherwise."""
-    return Path(tempfile.gettempdir()) / f"litellm-resilience-{os.geteuid()}"
+    """Return where supervisors of this user put their sockets unless told otherwise.
+
+    Raises:
+        UnavailableError: if there is no place for temporary files.
+    """
+    try:
+        place = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UnavailableError("no directory for temporary files can be written to") from error
+    return Path(place) / f"litellm-resilience-{os.geteuid()}"
 
 
 def default_path(name: str) -> Path:
@@ -89,10 +106,11 @@ class StatusSocket:
         return [] if self._paused else [self._socket]
 
     def attend(self, now: float, inherited: Sequence[Any] = ()) -> None:
-        """Answer every client that has connected; one that does not read loses its answer."""
+        """Answer the clients that have connected; one that does not read loses its answer."""
         del inherited
         self._paused = False
-        while True:
+        answer: bytes | None = None
+        for _ in range(AT_ONCE):
             try:
                 client, _ = self._socket.accept()
             except BlockingIOError:
@@ -102,9 +120,11 @@ class StatusSocket:
                 self._paused = True
                 return
             with client, contextlib.suppress(OSError):
+                if answer is None:
+                    answer = json.dumps(self._describe(now)).encode()
                 client.setblocking(False)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ENOUGH)
-                client.send(json.dumps(self._describe(now)).encode())
+                client.send(answer)
 
     def close(self) -> None:
         """Close the socket, as a worker does that has inherited it."""
@@ -129,6 +149,9 @@ def _lock(path: Path) -> int:
         descriptor = os.open(_lock_path(path), flags, 0o600)
     except OSError as error:
         raise UnavailableError(f"{_lock_path(path)}: {error.strerror}") from error
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise UnavailableError(f"{_lock_path(path)} is somebody else's")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -143,7 +166,7 @@ def _listen(path: Path) -> socket.socket:
     try:
         _remove_stale(path)
         listener.bind(str(path))
-        listener.listen(16)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
@@ -196,20 +219,55 @@ def ask(path: Path) -> dict[str, Any]:
     """Return the state of the supervisor that listens there.
 
     Raises:
-        UnavailableError: if none does, or it does not answer.
+        UnavailableError: if none does, or it does not answer whole and in time.
     """
     try:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(PATIENCE)
-            client.connect(str(path))
-            parts = iter(lambda: client.recv(65536), b"")
-            state: dict[str, Any] = json.loads(b"".join(parts))
-            return state
+        state = json.loads(_answer(path, time.monotonic() + PATIENCE))
     except FileNotFoundError as error:
         raise UnavailableError(f"no supervisor runs at {path}") from error
     except ConnectionRefusedError as error:
         raise UnavailableError(f"no supervisor runs at {path} any more") from error
     except OSError as error:
         raise UnavailableError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnavailableError(f"{path}: what answers there is no supervisor") from error
+    if not isinstance(state, dict):
+        raise UnavailableError(f"{path}: what answers there is no supervisor")
+    return state
+
+
+def _answer(path: Path, deadline: float) -> bytes:
+    """Return everything that is written there until the end of file."""
+    answer = bytearray()
+    with _connected(path, deadline) as client:
+        while True:
+            client.settimeout(_left(deadline))
+            part = client.recv(65536)
+            if not part:
+                return bytes(answer)
+            answer += part
+            if len(answer) > LARGEST:
+                raise ValueError(f"more than {LARGEST} bytes")
+
+
+def _connected(path: Path, deadline: float) -> socket.socket:
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(_left(deadline))
+        try:
+            client.connect(str(path))
+        except BlockingIOError:
+            client.close()
+            time.sleep(RETRY)
+        except OSError:
+            client.close()
+            raise
+        else:
+            return client
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f"no whole answer within {PATIENCE:g} s")
+    return left

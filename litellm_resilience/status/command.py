@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -53,4 +53,14 @@ def _print(path: Path, *, as_json: bool, watch: bool) -> None:
         click.echo(json.dumps(state, indent=None if watch else 2))
         return
     in_place = watch and sys.stdout.isatty()
-    click.echo(f"{CLEAR if in_place else ''}{table.render(state)}")
+    click.echo(f"{CLEAR if in_place else ''}{_table(path, state)}")
+
+
+def _table(path: Path, state: dict[str, Any]) -> str:
+    try:
+        return table.render(state)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise channel.UnavailableError(
+            f"{path}: what answers there is no supervisor of this version; "
+            "--json prints what it says"
+        ) from error

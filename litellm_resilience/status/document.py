@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience import versions
@@ -54,7 +55,10 @@ def start_method(board: Scoreboard) -> str:
 
 
 def worker(slot: int, row: Row, now: float) -> dict[str, Any]:
-    """Return what is known of one worker; times in seconds, memory in bytes."""
+    """Return what is known of one worker; times in seconds, memory in bytes.
+
+    A row is shared with the worker, which may have overwritten it: a figure that is no number is 0.
+    """
     state = row.state
     return {
         "slot": slot,
@@ -63,14 +67,18 @@ def worker(slot: int, row: Row, now: float) -> dict[str, Any]:
         "pid": row.pid,
         "state": None if state is None else state.value,
         "reason": row.reason.decode(errors="replace"),
-        "age": round(now - (row.ready_at or row.started_at), 1),
+        "age": round(_number(now - (row.ready_at or row.started_at)), 1),
         **row.own_counts,
         "request_limit": row.request_limit or None,
         "in_flight": row.in_flight,
         "memory": row.memory,
-        "event_loop_lag": round(event_loop_lag(row, now), 3),
+        "event_loop_lag": round(_number(event_loop_lag(row, now)), 3),
         "session_generation": row.session_generation,
     }
+
+
+def _number(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
 
 
 def event_loop_lag(row: Row, now: float) -> float:

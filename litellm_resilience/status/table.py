@@ -33,8 +33,16 @@ COLUMNS: Sequence[tuple[str, Callable[[dict[str, Any]], str]]] = (
 
 
 def render(state: dict[str, Any]) -> str:
-    """Return a table of all workers, the totals, and what happened last."""
-    return "\n".join([*_summary(state), "", *_workers(state["workers"]), "", *_events(state)])
+    """Return a table of all workers, the totals, and what happened last.
+
+    Whatever the state holds, nothing but printable ASCII reaches the terminal, which might obey it.
+    """
+    lines = [*_summary(state), "", *_workers(state["workers"]), "", *_events(state)]
+    return "\n".join("".join(map(_printable, line)) for line in lines)
+
+
+def _printable(character: str) -> str:
+    return character if character.isascii() and character.isprintable() else "?"
 
 
 def _summary(state: dict[str, Any]) -> Iterator[str]:

@@ -43,6 +43,7 @@ class Handle:
         due: why it should be replaced; `reason` says it in words.
         killed_because: why it was killed, if it was.
         successor: the name of the worker that takes its place, if it is known.
+        misunderstood: whether it has said something that means nothing.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Handle:
         self.reason = ""
         self.killed_because: str | None = None
         self.successor: str | None = None
+        self.misunderstood = False
         self._due_at = now
         self._board = board
         self.slot = slot

@@ -132,6 +132,14 @@ class Journal:
             worker.state.value,
         )
 
+    def misunderstood(self, worker: Handle) -> None:
+        """A worker has written to the supervisor what no worker of this package writes."""
+        self._write(
+            logging.WARNING,
+            "%s said something unknown to the supervisor, which ignores it",
+            worker.name.capitalize(),
+        )
+
     def failed(self) -> None:
         """The supervisor itself has a fault; to be called while the exception is handled."""
         self._log.exception("The supervisor failed at something and goes on; please report this")

@@ -6,6 +6,7 @@ The end of the file tells either side that the other is gone.
 from __future__ import annotations
 
 import contextlib
+import os
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+LONGEST = 64
+"""Bytes of a message; more is no message of any version of this package."""
+MOST = 64
+"""Messages heard in one look, so that a worker that never falls silent holds up nobody."""
+
+
 class Said(Enum):
     """What a worker says."""
 
@@ -24,6 +31,13 @@ class Said(Enum):
     """It has answered as many requests as it may."""
     DRAINING = b"d"
     """It accepts nothing new."""
+    UNKNOWN = b""
+    """Something that means nothing here."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Said:
+        del value
+        return cls.UNKNOWN
 
 
 class Told(Enum):
@@ -35,7 +49,7 @@ class Told(Enum):
 
 
 class SupervisorEnd:
-    """The supervisor's end.
+    """The supervisor's end, which never waits: not for the rest of a message either.
 
     Args:
         connection: its end of the pipe.
@@ -47,15 +61,24 @@ class SupervisorEnd:
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self.connection = connection
         self.open = True
+        if os.name == "posix":
+            os.set_blocking(connection.fileno(), False)
 
     def heard(self) -> list[Said]:
-        """Return what the worker has said since the last call, without waiting."""
-        messages = []
+        """Return what the worker has said since the last call, without waiting.
+
+        What is no message is `Said.UNKNOWN`; nothing is heard after one that is cut short or too
+        long, because where the next begins is unknown.
+        """
+        messages: list[Said] = []
         try:
-            while self.open and self.connection.poll():
-                messages.append(Said(self.connection.recv_bytes()))
-        except (EOFError, OSError):
+            while self.open and len(messages) < MOST and self.connection.poll():
+                messages.append(Said(self.connection.recv_bytes(LONGEST)))
+        except (EOFError, ConnectionError):
             self.open = False
+        except OSError:
+            self.open = False
+            messages.append(Said.UNKNOWN)
         return messages
 
     def drain(self) -> None:
@@ -91,6 +114,8 @@ class WorkerEnd:
             return Told(self.connection.recv_bytes())
         except (EOFError, OSError):
             return Told.GONE
+        except ValueError:
+            return None
 
     def close(self) -> None:
         """Close this end."""

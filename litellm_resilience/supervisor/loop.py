@@ -228,6 +228,9 @@ class Supervisor:
             if worker.state is not State.DRAINING:
                 worker.enter(State.DRAINING, now)
             self._journal.draining(worker)
+        elif message is Said.UNKNOWN and not worker.misunderstood:
+            worker.misunderstood = True
+            self._journal.misunderstood(worker)
 
     def _bury(self, worker: Handle, now: float) -> None:
         self._workers.remove(worker)

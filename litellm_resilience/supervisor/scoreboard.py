@@ -95,8 +95,8 @@ class Row(ctypes.Structure):
 
     @property
     def state(self) -> State | None:
-        """Where its worker is in its life; None if no worker has it."""
-        return STATES[self.state_code - 1] if self.state_code else None
+        """Where its worker is in its life; None if no worker has it, or it was overwritten."""
+        return STATES[self.state_code - 1] if 0 < self.state_code <= len(STATES) else None
 
     @state.setter
     def state(self, state: State | None) -> None:
@@ -216,7 +216,7 @@ class Scoreboard:
             BlockingIOError: if every row is in use.
         """
         for slot, row in enumerate(self._rows):
-            if row.state is None:
+            if not row.state_code:
                 row.generation += 1
                 row.before = row.counts
                 row.state = State.BOOTING

@@ -35,7 +35,10 @@ class FakeProcess:
         self.sentinel, self._end = os.pipe()
 
     def says(self, message: Said) -> None:
-        os.write(self.say, len(message.value).to_bytes(4, "big") + message.value)
+        self.writes(len(message.value).to_bytes(4, "big") + message.value)
+
+    def writes(self, data: bytes) -> None:
+        os.write(self.say, data)
 
     def ends(self, status: int) -> None:
         self.exitcode = status
@@ -174,6 +177,29 @@ def test_a_supervisor_that_stood_still_blames_no_worker(
     now = 3600.0
     supervisor._step()
     assert "Killing" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\0\0\0\1?", b"\0\0\0\0", b"Hello world\n", b"\0", b"\xff" * 64]
+)
+def test_a_worker_that_talks_nonsense_costs_one_line_of_log(
+    make: Callable[..., Supervisor],
+    launcher: FakeLauncher,
+    caplog: pytest.LogCaptureFixture,
+    nonsense: bytes,
+) -> None:
+    supervisor = make(2)
+    become_ready(supervisor, launcher)
+    first, second = launcher.started
+    for _ in range(3):
+        first.writes(nonsense)
+        supervisor._step()
+    assert caplog.text.count("said something unknown") == 1
+    assert "Worker 1 (pid 1000) said" in caplog.text
+    second.ends(1)
+    supervisor._step()
+    assert len(launcher.started) == 3
+    assert "please report this" not in caplog.text
 
 
 class FailingService:

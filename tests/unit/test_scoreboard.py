@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import json
+import math
 import multiprocessing
+import os
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from litellm_resilience.session.keeper import Counters
-from litellm_resilience.status.document import event_loop_lag
+from litellm_resilience.status import table
+from litellm_resilience.status.document import document, event_loop_lag
 from litellm_resilience.supervisor.drain import TICK
 from litellm_resilience.supervisor.exits import Cause
 from litellm_resilience.supervisor.figures import LAG_WINDOW, Figures
-from litellm_resilience.supervisor.policy import Due, State
-from litellm_resilience.supervisor.scoreboard import Scoreboard
+from litellm_resilience.supervisor.handle import Handle
+from litellm_resilience.supervisor.limits import Limits
+from litellm_resilience.supervisor.link import Link
+from litellm_resilience.supervisor.policy import Demand, Due, Settings, State, decide
+from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -87,6 +97,75 @@ class TestRows:
                 write(board, number, answered[number], own[number])
             counted = board.counted()
             assert (counted["sessions_recreated"], counted["requests"]) == (expected, 2 * expected)
+
+
+class TestGarbage:
+    """A worker shares the memory, and may be broken."""
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        garbage=st.binary(min_size=ctypes.sizeof(Row), max_size=ctypes.sizeof(Row)),
+        since=st.floats(allow_nan=True, allow_infinity=True),
+    )
+    @example(b"\xff" * ctypes.sizeof(Row), math.nan)
+    @example(b"\x00" * ctypes.sizeof(Row), -math.inf)
+    def test_a_row_of_anything_is_shown_and_used_again(self, garbage: bytes, since: float) -> None:
+        board = make(2)
+        slot, other = board.claim(), board.claim()
+        ctypes.memmove(ctypes.addressof(board.row(slot)), garbage, len(garbage))
+        board.row(slot).lag = board.row(slot).turned_at = since
+        for state_code in (board.row(slot).state_code, 2):
+            board.row(slot).state_code = state_code
+            state = document(board, [], 1, 100.0)
+            told = json.dumps(state, allow_nan=False)
+            assert all(line.isprintable() for line in table.render(json.loads(told)).splitlines())
+            assert other in [worker["slot"] for worker in state["workers"]]
+            exposed(board)
+        with pytest.raises(BlockingIOError):
+            board.claim()
+        board.release(slot)
+        assert board.claim() == slot
+        assert board.row(slot).requests == 0
+
+    @given(st.integers(len(State) + 1, 2**64 - 1))
+    def test_a_row_in_an_impossible_state_is_not_given_away(self, code: int) -> None:
+        board = make(1)
+        board.row(board.claim()).state_code = code
+        assert list(board.living()) == []
+        with pytest.raises(BlockingIOError):
+            board.claim()
+
+    @pytest.mark.parametrize("turned_at", [math.nan, math.inf, -math.inf, -1e308, 1e308])
+    def test_the_policy_goes_on(self, turned_at: float) -> None:
+        board = make(1)
+        handle = handle_of(board, board.claim())
+        handle.enter(State.SERVING, 1.0)
+        row = board.row(0)
+        row.turned_at = turned_at
+        row.counts.requests, row.before.requests, row.memory = 0, 2**64 - 1, 2**64 - 1
+        assert handle.observe(2.0) is False
+        assert decide(3.0, [handle.view()], Settings(), Demand(target=1)) == []
+        assert handle.reached_request_limit(3.0)
+
+
+def handle_of(board: Scoreboard, slot: int) -> Handle:
+    """Return the supervisor's view of a worker that is this process."""
+    process = SimpleNamespace(pid=os.getpid(), exitcode=None, sentinel=0)
+    link = Link.create(CONTEXT).supervisor
+    return Handle(1, process, link, limits=Limits(1), board=board, slot=slot, now=0.0)  # type: ignore[arg-type]
+
+
+def exposed(board: Scoreboard) -> str:
+    """Return the board as Prometheus reads it, where its client library is installed."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        return ""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from litellm_resilience.status.metrics import ScoreboardCollector
+
+    registry = CollectorRegistry()
+    registry.register(ScoreboardCollector(board))
+    return generate_latest(registry).decode()
 
 
 class TestTotals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -17,6 +18,11 @@ from litellm_resilience.status import channel
 from litellm_resilience.status.channel import StatusSocket, UnavailableError, ask, find
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no Unix sockets here")
+
+NOBODY = 65534
+AS_ROOT = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can be another user"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -106,23 +112,112 @@ def test_a_file_that_is_no_socket_is_left_alone(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["s", "s.lock"])
-def test_no_symlink_is_followed(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("target_is", ["a file", "missing", "a socket", "a directory"])
+def test_no_symlink_is_followed(folder: Path, name: str, target_is: str) -> None:
     target = folder / "target"
-    target.write_text("precious")
-    (folder / name).symlink_to(target)
-    with pytest.raises(UnavailableError):
-        StatusSocket(folder / "s", lambda _: {})
-    assert target.read_text() == "precious"
+    with contextlib.ExitStack() as other:
+        if target_is == "a file":
+            target.write_text("precious")
+        elif target_is == "a socket":
+            other.enter_context(socket.socket(socket.AF_UNIX)).bind(str(target))
+        elif target_is == "a directory":
+            target.mkdir(mode=0o755)
+        before = target.lstat() if target.exists() else None
+        (folder / name).symlink_to(target)
+        with pytest.raises(UnavailableError):
+            StatusSocket(folder / "s", lambda _: {})
+        assert (target.lstat() if target.exists() else None) == before
+        assert (folder / name).is_symlink()
 
 
-def test_somebody_elses_directory_is_not_used(folder: Path) -> None:
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o720, 0o702, 0o750, 0o701])
+def test_a_directory_that_is_open_to_others_is_not_used(folder: Path, mode: int) -> None:
     """Who prepared it could replace what is in it."""
-    channel.directory().mkdir(mode=0o777)
-    channel.directory().chmod(0o777)
+    channel.directory().mkdir()
+    channel.directory().chmod(mode)
     with pytest.raises(UnavailableError, match="only this user"):
         channel.default_path("4000")
     with pytest.raises(UnavailableError, match="only this user"):
         find()
+    assert channel.directory().stat().st_mode & 0o777 == mode
+
+
+def test_what_is_in_place_of_the_directory_is_left_alone(folder: Path) -> None:
+    channel.directory().write_text("precious")
+    with pytest.raises(UnavailableError, match="only this user"):
+        channel.default_path("4000")
+    assert channel.directory().read_text() == "precious"
+
+
+@AS_ROOT
+def test_somebody_elses_directory_is_not_used(folder: Path) -> None:
+    channel.directory().mkdir(mode=0o700)
+    os.chown(channel.directory(), NOBODY, NOBODY)
+    with pytest.raises(UnavailableError, match="only this user"):
+        channel.default_path("4000")
+    with pytest.raises(UnavailableError, match="only this user"):
+        find()
+
+
+@AS_ROOT
+@pytest.mark.parametrize("name", ["s", "s.lock"])
+def test_somebody_elses_socket_or_lock_is_left_alone(folder: Path, name: str) -> None:
+    """Who owns the lock file could hold it for ever."""
+    with socket.socket(socket.AF_UNIX) as theirs:
+        if name == "s":
+            theirs.bind(str(folder / name))
+        else:
+            (folder / name).touch()
+        os.chown(folder / name, NOBODY, NOBODY)
+        with pytest.raises(UnavailableError, match=r"not a socket of ours|somebody else's"):
+            StatusSocket(folder / "s", lambda _: {})
+        assert (folder / name).stat().st_uid == NOBODY
+
+
+@AS_ROOT
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_another_user_cannot_connect(folder: Path, umask: int) -> None:
+    """In a directory that everybody may enter, where only the socket's own mode protects it."""
+    folder.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        with Answering(folder / "s"):
+            assert asked_by(NOBODY, folder / "s") == "Permission denied"
+            assert asked_by(os.geteuid(), folder / "s") == "answered"
+            assert (folder / "s.lock").stat().st_mode & 0o777 == 0o600
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+
+@AS_ROOT
+def test_another_user_cannot_enter_the_directory(folder: Path) -> None:
+    folder.chmod(0o755)
+    path = channel.default_path("4000")
+    with Answering(path):
+        path.chmod(0o777)
+        assert asked_by(NOBODY, path) == "Permission denied"
+
+
+def asked_by(user: int, path: Path) -> str:
+    """Return what a process of this user is told."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            ask(path)
+            os.write(writing, b"answered")
+        except UnavailableError as error:
+            os.write(writing, str(error).rpartition(": ")[2].encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        return told.read().decode()
 
 
 def test_a_directory_that_is_a_symlink_is_not_used(folder: Path) -> None:

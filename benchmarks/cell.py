@@ -65,8 +65,8 @@ class Load:
         plain_entry: how plain LiteLLM is started, see `commands.ENTRIES`.
     """
 
-    seconds: float = 20.0
-    limit: int = 300
+    seconds: float = 15.0
+    limit: int = 150
     jitter: int = 50
     clients: int = 8
     stream_clients: int = 24

@@ -234,6 +234,7 @@ class _Evidence:
         self._lines = lines
         self._load = load
         self._results = results
+        self._warm: set[str] = set()
 
     def matrix(self, cells: Sequence[Cell], rounds: int) -> None:
         """Measure each set-up on both sides, in turns."""
@@ -252,6 +253,9 @@ class _Evidence:
 
         def now() -> dict[str, Any]:
             print(progress, file=sys.stderr, flush=True)
+            if cell.line not in self._warm:
+                environments.warm(environment)
+                self._warm.add(cell.line)
             found = measure(
                 of_interpreter(environment.python, self._load.plain_entry)[side],
                 self._load.options(side),

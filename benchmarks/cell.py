@@ -225,9 +225,11 @@ def measure(
             proxy = ProxyProcess(command, config, options, env=checkout_environment())
             with proxy:
                 _wait_until_up(proxy, cell.workers, found)
-                while kinds and not found.problem and proxy.exit_status() is None:
+                serves = not found.problem
+                while kinds and serves:
                     kind = kinds.pop(0)
                     found.loads[kind] = _send(kind, proxy, cell, load, python=python)
+                    serves = bool(kinds) and _serves_again(proxy, cell.workers)
                 found.memory_at_end = _memory(proxy)
                 began = time.monotonic()
                 ended = proxy.exit_status() is not None
@@ -252,9 +254,14 @@ def _wait_until_up(proxy: ProxyProcess, workers: int, found: Measurement) -> Non
         found.ready, found.all_ready, found.memory = ready, all_ready, _memory(proxy)
 
 
-def _send(kind: str, proxy: ProxyProcess, cell: Cell, load: Load, *, python: str | Path) -> Seen:
+def _serves_again(proxy: ProxyProcess, workers: int) -> bool:
+    """Wait for all workers; False if the proxy has ended."""
     with contextlib.suppress(ProxyError):
-        proxy.wait_workers(cell.workers, SETTLE_SECONDS)
+        proxy.wait_workers(workers, SETTLE_SECONDS)
+    return proxy.exit_status() is None
+
+
+def _send(kind: str, proxy: ProxyProcess, cell: Cell, load: Load, *, python: str | Path) -> Seen:
     serving = len(proxy.workers())
     logged = len(READY.findall(proxy.log_text()))
     with _port(cell, proxy) as port, WorkerWatcher(proxy, interval=0.1) as watcher:

@@ -5,8 +5,8 @@ alternate; each is called the way this LiteLLM's `route_request` calls it (up to
 `await`). Further rows: both inside a `route_request` that does nothing else, so that waiting for
 a session before it (up to 1.82.4) counts; with INFO logging into a handler that drops everything,
 where the first versions with a shared session log nothing and ours does; the whole of
-`route_request` up to the provider call, unpatched and patched; and how long it takes until many
-requests that find the session dead together all have a new one.
+`route_request` up to the provider call, unpatched and patched; and contended: many requests at
+once, each a task, that find the session open, or find it dead and all need a new one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from itertools import repeat
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.matrix import order
 from benchmarks.report import Comparison, Machine, Result, positive
 from litellm_resilience import install, uninstall
 from litellm_resilience.patches import shared_session
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 GOAL = 1.2
-SIDES = ("plain", "resilient")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         type=positive(int),
         default=50,
-        help="requests that find a dead session (default: 50)",
+        help="requests at once where they contend (default: 50)",
     )
 
 
@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> Result:
         title="Attaching the shared session",
         conditions=f"Medians of {args.rounds} alternating rounds of {args.calls} calls, "
         f"{called} `await` as this LiteLLM's `route_request` does it (a tenth of the calls at "
-        f"INFO); `route_request` and dead sessions: {bench.slow_rounds} rounds.",
+        f"INFO); `route_request` and dead sessions: {bench.slow_rounds} rounds; contended: per "
+        f"request of {args.tasks} tasks at once.",
         machine=machine,
         comparisons=comparisons,
         problems=bench.problems,
@@ -109,7 +110,8 @@ class _Bench:
             ]
             self.log.setLevel(logging.WARNING)
             comparisons.insert(1, await self._path())
-            return [*comparisons, await self._route(), await self._contended()]
+            comparisons += [await self._route(), await self._contended()]
+            return [*comparisons, await self._contended_dead()]
         finally:
             uninstall()
             await self._drop_session()
@@ -126,7 +128,7 @@ class _Bench:
         session = self.server.shared_aiohttp_session
         calls = self.calls if level > logging.INFO else max(1, self.calls // 10)
         for number in range(-1, self.rounds):  # the first round warms up
-            for side in _order(number):
+            for side in order(number):
                 requests = _requests(calls)
                 with _no_collection():
                     if self.awaited:
@@ -157,7 +159,7 @@ class _Bench:
         shared_session.apply_await(context)
         functions = {"plain": plain.route_request, "resilient": resilient.route_request}
         for number in range(-1, self.rounds):
-            for side in _order(number):
+            for side in order(number):
                 requests = _requests(self.calls)
                 with _no_collection():
                     spent = await _time_awaited(functions[side], requests)
@@ -185,7 +187,7 @@ class _Bench:
         session = self.server.shared_aiohttp_session
         calls = max(1, self.calls // 4)
         for number in range(-1, self.slow_rounds):
-            for side in _order(number):
+            for side in order(number):
                 self._switch(side)
                 try:
                     spent, attached = await self._time_route(calls)
@@ -216,11 +218,24 @@ class _Bench:
         (await route(data, None, None, "acompletion")).close()
 
     async def _contended(self) -> Comparison:
+        comparison = Comparison(f"contended: {self.tasks} requests at once", "ns")
+        session = self.server.shared_aiohttp_session
+        for number in range(-1, self.rounds):
+            for side in order(number):
+                self._switch(side)
+                spent, sessions = await self._time_arrivals()
+                if sessions != {session}:
+                    self._problem(f"{comparison.name}: the {side} side did not attach the session")
+                if number >= 0:
+                    comparison.add(side, spent)
+        return comparison
+
+    async def _contended_dead(self) -> Comparison:
         comparison = Comparison(
-            f"dead session, {self.tasks} requests at once", "µs", absent="never"
+            f"contended: {self.tasks} requests at once, session dead", "ns", absent="never"
         )
         for number in range(-1, self.slow_rounds):
-            for side in _order(number):
+            for side in order(number):
                 self._switch(side)
                 await self._drop_session()
                 await self._new_session()
@@ -237,11 +252,12 @@ class _Bench:
         return comparison
 
     async def _time_arrivals(self) -> tuple[float, set[Any]]:
+        """Nanoseconds per request until all of them have arrived, and the sessions they got."""
         requests = _requests(self.tasks)
         with _no_collection():
             started = time.perf_counter_ns()
             await asyncio.gather(*(self._arrive(data) for data in requests))
-            spent = (time.perf_counter_ns() - started) / 1000
+            spent = (time.perf_counter_ns() - started) / self.tasks
         return spent, {data.get(KEY) for data in requests}
 
     async def _arrive(self, data: dict[str, Any]) -> None:
@@ -262,10 +278,6 @@ class _Bench:
     def _problem(self, text: str) -> None:
         if text not in self.problems:
             self.problems.append(text)
-
-
-def _order(number: int) -> tuple[str, ...]:
-    return SIDES if number % 2 == 0 else SIDES[::-1]
 
 
 def _requests(count: int) -> list[dict[str, Any]]:

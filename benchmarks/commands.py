@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.report import positive
+from litellm_resilience.demo.proxy import PLAIN
 
 if TYPE_CHECKING:
     import argparse
 
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
 STARTUP_SECONDS = 180.0
 MODEL = "demo-openai"
+
+
+ENTRIES = ("script", "function")
+"""How plain LiteLLM is started: by its script, or by the function that the script calls."""
+
+
+def of_interpreter(python: str | Path, entry: str = "script") -> dict[str, list[str]]:
+    """The commands of LiteLLM and of this package, by side, in an interpreter's environment.
+
+    A spawned worker imports the script that its parent runs, before it answers the parent's health
+    check: on a slow or busy machine newer uvicorn kills workers over that, again and again. The
+    function instead of the script spares them.
+
+    Args:
+        python: the interpreter.
+        entry: one of `ENTRIES`.
+    """
+    script = [str(Path(python).with_name("litellm"))]
+    return {
+        "plain": script if entry == "script" else [str(python), *PLAIN[1:]],
+        "resilient": [str(python), "-m", "litellm_resilience"],
+    }
+
+
+def checkout_environment() -> dict[str, str]:
+    """What makes an interpreter import this checkout, and nothing from the network."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
 def add_recycling(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +57,7 @@ def add_recycling(parser: argparse.ArgumentParser) -> None:
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Declare the options that choose the command of each side."""
-    plain = str(Path(sys.executable).with_name("litellm"))
-    resilient = f"{sys.executable} -m litellm_resilience"
+    plain, resilient = (" ".join(each) for each in of_interpreter(sys.executable).values())
     parser.add_argument("--plain_command", default=plain, help=f"default: {plain}")
     parser.add_argument(
         "--resilient_command",

@@ -1,38 +1,24 @@
-"""What clients see while workers are recycled, plain `litellm` against `litellm-resilient`.
+"""What clients see while workers are recycled, plain `litellm` against `litellm-resilience`.
 
-One proxy after the other serves the same load of keep-alive clients that do not retry and that
-count an idle connection closed without announcement as a failed request, as most HTTP clients
-would see it. Between them, a fake provider on loopback.
+One set-up of the matrix that is measured without a subcommand, with the LiteLLM of this
+interpreter, and with choices that the matrix has not.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import re
 import shlex
 import sys
-import time
-from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import MODEL, STARTUP_SECONDS, add_commands, add_recycling
+from benchmarks.cell import Load, Measurement, measure
+from benchmarks.commands import add_commands, add_recycling
+from benchmarks.matrix import Cell
 from benchmarks.report import Comparison, Machine, Result, positive
-from litellm_resilience.demo.load import LoadReport, run_load
-from litellm_resilience.demo.provider import ProviderProcess
-from litellm_resilience.demo.proxy import (
-    ProxyError,
-    ProxyProcess,
-    WorkerWatcher,
-    chat,
-    default_config,
-)
+from litellm_resilience.versions import installed
 
 if TYPE_CHECKING:
     import argparse
-
-READY = re.compile(r"Worker \d+ \(pid \d+\) ready after ([\d.]+) s")
+    from collections.abc import Iterator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,114 +44,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Measure one side after the other."""
-    machine = Machine.here()
-    server = "gunicorn" if args.gunicorn else "uvicorn"
+    cell = Cell(
+        line=installed("litellm") or "",
+        server="gunicorn" if args.gunicorn else "uvicorn",
+        workers=args.workers,
+        kinds=("stream",) if args.stream else ("json",),
+    )
     kind = f"streams of {args.stream_seconds:g} s" if args.stream else "chat completions"
     result = Result(
         title="Recycling",
-        conditions=f"{args.workers} {server} workers, limit {args.limit} + {args.jitter}, "
+        conditions=f"{cell.workers} {cell.server} workers, limit {args.limit} + {args.jitter}, "
         f"{args.clients} keep-alive clients, {kind}, {args.seconds:g} s per side; left column: "
         f"{args.baseline}.",
-        machine=machine,
+        machine=Machine.here(),
         comparisons=[],
     )
-    chunks = {"chunks": args.stream_seconds * 10, "chunk_interval": 0.1} if args.stream else {}
-    with ProviderProcess(delay=args.delay, **chunks) as provider:
-        config = default_config(provider.base_url, ["openai"])
-        for side in ("plain", "resilient") if args.baseline != "none" else ("resilient",):
-            options = ["--num_workers", str(args.workers)]
-            ours = side == "resilient" or args.baseline == "unlimited"
-            if side == "resilient" or args.baseline == "litellm":
-                options += ["--max_requests_before_restart", str(args.limit)]
-            if side == "resilient":
-                options += ["--max_requests_jitter", str(args.jitter)]
-            if args.gunicorn:
-                options.append("--run_gunicorn")
-            command = args.resilient_command if ours else args.plain_command
-            with ProxyProcess(shlex.split(command), config, options) as proxy:
-                _measure(side, proxy, args, result)
+    load = Load(
+        seconds=args.seconds,
+        limit=args.limit,
+        jitter=args.jitter,
+        clients=args.clients,
+        stream_clients=args.clients,
+        delay=args.delay,
+        stream_seconds=args.stream_seconds,
+        requests=args.requests,
+    )
+    for side in ("plain", "resilient") if args.baseline != "none" else ("resilient",):
+        ours = side == "resilient" or args.baseline == "unlimited"
+        command = args.resilient_command if ours else args.plain_command
+        limited = side == "resilient" or args.baseline == "litellm"
+        options = load.options(side) if limited else []
+        found = measure(shlex.split(command), options, cell, load, python=sys.executable)
+        _add(result, side, found)
     return result
 
 
-def _measure(side: str, proxy: ProxyProcess, args: argparse.Namespace, result: Result) -> None:
-    figures = _Figures(result, side)
-    began = time.monotonic()
-    proxy.wait_ready(STARTUP_SECONDS)
-    figures.add("time to the first reply", "s", time.monotonic() - began)
-    proxy.wait_workers(args.workers, STARTUP_SECONDS)
-    figures.add("time until all workers serve", "s", time.monotonic() - began)
-    figures.add("memory (PSS) then", "MB", _pss(proxy))
-    with WorkerWatcher(proxy, interval=0.1) as watcher:
-        report = asyncio.run(_load(proxy, args))
-    figures.add("requests", "", report.requests)
-    figures.add("failed requests", "", report.requests - report.successes)
-    if args.stream:
-        figures.add("streams that ended with [DONE]", "", report.streams_done)
-    else:
-        figures.add("seconds without a reply", "", report.silent_seconds())
-    figures.add("workers recycled", "", len(watcher.left))
-    boots = _boots(proxy, watcher, args.workers)
-    if boots:
-        figures.add("replacement ready after (median)", "s", median(boots))
-        figures.add("replacement ready after (longest)", "s", max(boots))
-    figures.add("requests per second", "/s", report.throughput)
-    figures.add("median latency", "ms", report.percentile(50) * 1000)
-    figures.add("99th percentile", "ms", report.percentile(99) * 1000)
-    with contextlib.suppress(ProxyError):
-        figures.add("memory (PSS) at the end", "MB", _pss(proxy))
-    began = time.monotonic()
-    proxy.stop()
-    figures.add("stopped after", "s", time.monotonic() - began)
-    if report.failures:
-        print(f"{side}: {report.failures}", file=sys.stderr, flush=True)
+def _add(result: Result, side: str, found: Measurement) -> None:
+    if found.problem:
+        result.problems.append(f"{side}: {found.problem}")
+    for seen in found.loads.values():
+        if seen.failures:
+            print(f"{side}: {seen.failures}", file=sys.stderr, flush=True)
+    by_name = {comparison.name: comparison for comparison in result.comparisons}
+    for name, unit, value in _figures(found):
+        if name not in by_name:
+            by_name[name] = Comparison(name, unit)
+            result.comparisons.append(by_name[name])
+        if value is not None:
+            by_name[name].add(side, value)
 
 
-async def _load(proxy: ProxyProcess, args: argparse.Namespace) -> LoadReport:
-    return await run_load(
-        proxy.host,
-        proxy.port,
-        clients=args.clients,
-        seconds=args.seconds,
-        max_requests=args.requests,
-        body=chat(MODEL, stream=True) if args.stream else chat(MODEL),
-        headers=proxy.headers,
-        stream=args.stream,
-        notice_idle_close=False,
-    )
-
-
-class _Figures:
-    """Adds figures of one side to a result."""
-
-    def __init__(self, result: Result, side: str) -> None:
-        self._result = result
-        self._side = side
-
-    def add(self, name: str, unit: str, value: float) -> None:
-        found = [each for each in self._result.comparisons if each.name == name]
-        if not found:
-            found = [Comparison(name, unit)]
-            self._result.comparisons += found
-        found[0].add(self._side, value)
-
-
-def _boots(proxy: ProxyProcess, watcher: WorkerWatcher, workers: int) -> list[float]:
-    """How long replacements took: as our log says, else from the end of the old worker on."""
-    ours = [float(seconds) for seconds in READY.findall(proxy.log_text())[workers:]]
-    if ours:
-        return ours
-    later = sorted(watcher.joined.values())[workers:]
-    return [
-        joined - left for left, joined in zip(sorted(watcher.left.values()), later, strict=False)
-    ]
-
-
-def _pss(proxy: ProxyProcess) -> float:
-    """Memory of all processes in MB, shared pages counted once."""
-    total = 0
-    for pid in proxy.processes():
-        with contextlib.suppress(OSError):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-            total += int(found[1]) if found else 0
-    return total / 1024
+def _figures(found: Measurement) -> Iterator[tuple[str, str, float | None]]:
+    yield "time to the first reply", "s", found.ready
+    yield "time until all workers serve", "s", found.all_ready
+    yield "memory (PSS) then", "MB", found.memory
+    for seen in found.loads.values():
+        yield "requests", "", seen.requests
+        yield "failed requests", "", seen.failed
+        yield "seconds without a reply", "", seen.silent_seconds
+        yield "workers recycled", "", len(seen.recycles)
+        yield "replacement ready after (median)", "s", seen.typical_boot
+        yield "replacement ready after (longest)", "s", max(seen.boots, default=None)
+        yield "requests per second", "/s", seen.throughput
+        for name, seconds in (("median latency", seen.p50), ("99th percentile", seen.p99)):
+            yield name, "ms", None if seconds is None else 1000 * seconds
+    yield "memory (PSS) at the end", "MB", found.memory_at_end
+    yield "stopped after", "s", found.stopped_after

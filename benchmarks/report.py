@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 RESAMPLES = 1000
+SIDES = ("plain", "resilient")
+"""What is compared: plain LiteLLM, and the same with litellm-resilience."""
 
 Number = TypeVar("Number", int, float)
 

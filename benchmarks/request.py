@@ -22,7 +22,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import Comparison, Machine, Result, positive
+from benchmarks.matrix import order
+from benchmarks.report import SIDES, Comparison, Machine, Result, positive
 from litellm_resilience import install, uninstall
 from litellm_resilience.demo.provider import ProviderProcess
 from litellm_resilience.demo.proxy import default_config
@@ -36,7 +37,6 @@ MASTER_KEY = "sk-benchmark-of-litellm-resilience"
 CONFIG_PROVIDER = "openai"
 WARMUP_REQUESTS = 100
 SETTLING_REQUESTS = 4
-SIDES = ("plain", "resilient")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +98,7 @@ async def _measure(app: Any, args: argparse.Namespace, result: Result) -> None:
         gc.collect()
         gc.freeze()
         for number in range(args.rounds):
-            for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+            for side in order(number):
                 _switch(side)
                 for _ in range(SETTLING_REQUESTS):
                     await _request(app, body)

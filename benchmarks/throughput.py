@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands import STARTUP_SECONDS, add_commands
+from benchmarks.matrix import order
 from benchmarks.report import Comparison, Machine, Result, positive
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderProcess
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> Result:
         for side in sides.values():
             side.load(args.warmup)
         for number in range(args.rounds):
-            for name in (list(sides), list(reversed(sides)))[number % 2]:
+            for name in order(number):
                 _measure(name, sides[name], args.seconds, result)
             rates = result.comparisons[0]
             print(

@@ -1,11 +1,17 @@
-"""What all tests wait with."""
+"""What all tests wait with, and where they find the benchmarks."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+
+# The benchmarks are not installed with the package. At the end of the path, so that the package
+# that is tested is the installed one.
+sys.path.append(str(Path(__file__).parents[1]))
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

@@ -469,6 +469,7 @@ class LoadReport:
         sending: seconds during which new requests were started.
         connections_opened: connections the clients opened.
         idle_closes: connections the server closed between two requests.
+        events: seconds from the start of the load to each event of a stream, in order of arrival.
     """
 
     records: list[RequestRecord] = field(default_factory=list)
@@ -476,6 +477,7 @@ class LoadReport:
     sending: float = 0.0
     connections_opened: int = 0
     idle_closes: int = 0
+    events: list[float] = field(default_factory=list)
 
     @property
     def requests(self) -> int:
@@ -503,7 +505,9 @@ class LoadReport:
         return self.successes / self.duration if self.duration > 0 else 0.0
 
     def silent_seconds(self, bucket: float = 1.0) -> int:
-        """Number of whole buckets in which no request succeeded, while requests were started.
+        """Number of whole buckets in which nothing came, while requests were started.
+
+        What may come is the end of a successful request, or an event of any stream.
 
         Args:
             bucket: length of a bucket in seconds.
@@ -513,7 +517,8 @@ class LoadReport:
         """
         if bucket <= 0:
             raise ValueError(f"bucket must be positive, not {bucket!r}")
-        served = {int(record.timestamp / bucket) for record in self.records if record.ok}
+        replies = [record.timestamp for record in self.records if record.ok]
+        served = {int(moment / bucket) for moment in (*replies, *self.events)}
         return sum(number not in served for number in range(int(self.sending / bucket)))
 
     def percentile(self, percent: float) -> float:
@@ -590,7 +595,7 @@ async def run_load(
         )
         async with client:
             while (chosen := load.next_body()) is not None:
-                record = await _attempt(client, path, chosen, stream, load.started)
+                record = await _attempt(client, path, chosen, stream, load)
                 load.report.records.append(record)
                 if on_result is not None:
                     on_result(record)
@@ -650,7 +655,7 @@ class _Load:
 
 
 async def _attempt(
-    client: KeepAliveClient, path: str, body: Mapping[str, Any], stream: bool, started: float
+    client: KeepAliveClient, path: str, body: Mapping[str, Any], stream: bool, load: _Load
 ) -> RequestRecord:
     begun = time.monotonic()
     failure: FailureKind | None = None
@@ -662,6 +667,7 @@ async def _attempt(
             last = b""
             async with aclosing(client.stream(path, body)) as events:
                 async for last in events:
+                    load.report.events.append(time.monotonic() - load.started)
                     done = last == b"[DONE]"
             if not done:
                 failure, detail = "truncated", f"last event: {last[:200]!r}"
@@ -674,7 +680,7 @@ async def _attempt(
         failure, status, detail = error.kind, error.status, str(error)
     ended = time.monotonic()
     return RequestRecord(
-        timestamp=ended - started,
+        timestamp=ended - load.started,
         ok=failure is None,
         latency=ended - begun,
         failure=failure,

@@ -43,7 +43,20 @@ def save(chart: Chart, title: str, path: Path) -> None:
         axis.set_title(name, loc="left")
         axis.set_ylabel("serving workers")
     axes[-1].set_xlabel("seconds after a deploy")
-    # The same plan is the same file: no date, no random ids.
+    write(figure, title, path)
+
+
+def write(figure: Any, title: str, path: Path) -> None:
+    """Write a figure; the same figure makes the same file, with no date and no random ids.
+
+    Args:
+        figure: made with what `load` returns.
+        title: of the picture.
+        path: where to; its suffix chooses the format.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with importlib.import_module("matplotlib").rc_context({"svg.hashsalt": title}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 

@@ -1,0 +1,111 @@
+"""Clients and reverse proxies of the benchmark, against a provider on a real port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks import openai_load
+from benchmarks.commands import checkout_environment
+from benchmarks.fronts import PROGRAMS, Front, executable
+from litellm_resilience.demo.load import LoadReport, run_load
+from litellm_resilience.demo.provider import ProviderThread
+from litellm_resilience.demo.proxy import chat
+
+REQUESTS = 20
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderThread]:
+    with ProviderThread(chunks=3, chunk_interval=0.01) as running:
+        yield running
+
+
+@pytest.fixture(params=PROGRAMS)
+def front(request: pytest.FixtureRequest, provider: ProviderThread) -> Iterator[Front]:
+    if executable(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    with Front(request.param, provider.port) as running:
+        yield running
+
+
+def load(port: int, *, stream: bool = False) -> LoadReport:
+    return asyncio.run(
+        run_load(
+            "127.0.0.1",
+            port,
+            clients=2,
+            seconds=20,
+            max_requests=REQUESTS,
+            body=chat("m"),
+            stream=stream,
+            notice_idle_close=False,
+        )
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_front_keeps_connections_on_both_sides(
+    front: Front, provider: ProviderThread, stream: bool
+) -> None:
+    report = load(front.port, stream=stream)
+    assert (report.requests, report.failures) == (REQUESTS, {})
+    assert report.connections_opened == 2
+    assert provider.stats().connections_opened <= 2
+
+
+def test_a_front_does_not_try_again(front: Front, provider: ProviderThread) -> None:
+    provider.stop()
+    statuses = {record.status for record in load(front.port).records}
+    assert statuses <= {502, 503}
+
+
+def test_a_front_that_cannot_listen_says_why(
+    monkeypatch: pytest.MonkeyPatch, provider: ProviderThread
+) -> None:
+    if executable("haproxy") is None:
+        pytest.skip("haproxy is not installed")
+    monkeypatch.setitem(PROGRAMS, "haproxy", ("no configuration\n", PROGRAMS["haproxy"][1]))
+    with pytest.raises(RuntimeError, match=r"not listen:\n(.*\n)*.*unknown keyword"):
+        Front("haproxy", provider.port).start()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_openai_client_loads_from_a_process_of_its_own(
+    provider: ProviderThread, stream: bool
+) -> None:
+    pytest.importorskip("openai")
+    wanted = openai_load.Wanted(
+        provider.base_url, "sk-none", "m", clients=2, seconds=0.3, timeout=10.0, stream=stream
+    )
+    environment = {**os.environ, **checkout_environment()}
+    report = openai_load.run([sys.executable], wanted, environment)
+    assert report.failures == {}
+    assert report.requests == provider.stats().requests >= 2
+    assert report.sending >= 0.3
+    assert len(report.events) == (report.requests * 4 if stream else 0)
+
+
+def test_what_the_openai_client_raises_is_a_failure_and_is_not_tried_again(
+    provider: ProviderThread,
+) -> None:
+    pytest.importorskip("openai")
+    wanted = openai_load.Wanted(
+        f"http://127.0.0.1:{provider.port}/nothing",
+        "sk-none",
+        "m",
+        clients=1,
+        seconds=0.1,
+        timeout=10.0,
+        stream=False,
+    )
+    report = asyncio.run(openai_load.make(wanted))
+    assert report.requests == provider.stats().requests >= 1
+    assert report.failures == {"http_4xx": report.requests}
+    provider.stop()
+    report = asyncio.run(openai_load.make(wanted))
+    assert report.failures == {"connect_refused": report.requests}

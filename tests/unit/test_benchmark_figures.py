@@ -1,0 +1,114 @@
+"""From what clients saw to figures, tables and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import picture, readme, tables
+from benchmarks.cell import Load, Measurement, Seen
+from benchmarks.matrix import PICTURED, Cell
+from benchmarks.report import Machine
+from benchmarks.results import Results
+from litellm_resilience.demo.load import FailureKind, LoadReport, RequestRecord
+
+MACHINE = Machine(2, "processor", "Linux 6", 0.1, "3.11.7", {"litellm": "1.106.2"})
+VERSIONS: dict[str, dict[str, str | None]] = {
+    "1.106.2": {"litellm": "1.106.2", "uvicorn": "0.54.0", "gunicorn": "23.0.0"}
+}
+
+
+def record(
+    timestamp: float, failure: FailureKind | None = None, status: int | None = 200
+) -> RequestRecord:
+    return RequestRecord(timestamp, failure is None, 0.1, failure, status, True, None)
+
+
+def seen(records: list[RequestRecord], *, events: list[float] | None = None) -> Seen:
+    report = LoadReport(records=records, duration=5.0, sending=4.0, events=events or [])
+    return Seen.of(report, recycles=[1.5], boots=[0.2, 0.4], serving=2, exit_status=None)
+
+
+def results() -> Results:
+    good = seen([record(second + 0.5) for second in range(4)])
+    bad = seen([record(0.5), record(3.2, "http_5xx", 502), record(4.5, "reset", None)])
+    found = Results("2026-11-23", MACHINE, Load(), VERSIONS)
+    for cell in (
+        Cell("1.106.2", kinds=(PICTURED,)),
+        Cell("1.106.2"),
+        Cell("1.106.2", front="nginx"),
+    ):
+        loads = [dict.fromkeys(cell.kinds, load) for load in (bad, good)]
+        plain = Measurement(ready=20.0, memory=858.4, loads=loads[0])
+        ours = Measurement(ready=16.0, all_ready=17.0, memory=445.1, loads=loads[1])
+        found.add(cell, {"plain": plain, "resilient": ours})
+    return found
+
+
+def test_seconds_without_a_reply_are_those_with_neither_reply_nor_event() -> None:
+    assert seen([record(0.5), record(3.5)]).silent_seconds == 2
+    assert seen([record(3.5, "reset", None)], events=[0.1, 1.9]).silent_seconds == 2
+
+
+def test_gateway_errors_are_counted_apart_and_late_replies_are_not_drawn() -> None:
+    found = seen([record(0.5), record(0.7), record(1.0, "http_5xx", 502), record(4.5)])
+    assert found.gateway_errors == {"502": 1}
+    assert (found.requests, found.failed) == (4, 1)
+    assert found.replies == [2, 0, 0, 0]
+
+
+def test_without_a_reply_there_is_no_latency() -> None:
+    found = seen([record(1.0, "reset", None)])
+    assert (found.p50, found.p99, found.longest) == (None, None, None)
+
+
+def test_results_are_the_same_when_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    before = results()
+    path.write_text(before.as_json())
+    assert Results.load_from(path) == before
+
+
+def test_the_tables_compare_both_sides() -> None:
+    fragments = tables.fragments(results())
+    assert set(fragments) == {"recycling", "fronts", "machine"}
+    assert fragments["recycling"].splitlines()[-1] == (
+        "| 1.106.2, uvicorn 0.54.0, two workers | 2 of 3 → **0** of 4 | 2 of 3 → **0** of 4 "
+        "| 3 → **0** | 0.3 s → 0.3 s | 858 MB → 445 MB | not in 180 s → 17 s |"
+    )
+    assert fragments["fronts"].splitlines()[-1] == (
+        "| through nginx, 1.106.2 | 2 of 3 → **0** of 4 | 1 → **0** | 2 of 3 → **0** of 4 "
+        "| 1 → **0** |"
+    )
+
+
+def test_a_side_that_never_served_is_a_result() -> None:
+    found = results()
+    dead = Measurement(problem="the proxy ended with status 1")
+    found.add(Cell("1.106.2", workers=1), {"plain": dead, "resilient": dead})
+    row = tables.fragments(found)["recycling"].splitlines()[-1]
+    assert row.startswith("| 1.106.2, uvicorn 0.54.0, one worker | - → - |")
+    assert "the proxy ended with status 1" in tables.page(found)
+
+
+def test_the_page_has_every_figure() -> None:
+    page = tables.page(results())
+    for text in ("p99", "recycles", "through nginx", "2 cores (processor)"):
+        assert text in page
+
+
+def test_the_same_figures_make_the_same_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    paths = [tmp_path / "one.svg", tmp_path / "two.svg"]
+    assert all(picture.save(results(), path) for path in paths)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_regions_are_replaced_and_the_others_stay() -> None:
+    text = (
+        "a\n<!-- benchmarks: one -->\nold\n<!-- end -->\n"
+        "b\n<!-- benchmarks: two-three -->\nold\n<!-- end -->\n"
+    )
+    assert readme.regions(text) == ["one", "two-three"]
+    assert readme.rewritten(text, {"one": "| new |"}) == text.replace("old", "| new |", 1)

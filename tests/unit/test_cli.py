@@ -132,3 +132,22 @@ def test_a_metrics_port_needs_the_library() -> None:
     result = run("--resilience_metrics_port", "9464")
     assert result.returncode == 2
     assert "litellm-resilience[metrics]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "named"),
+    [
+        (["--doctor", "--status"], {}, "exclude each other"),
+        (["--config", "x", "--worker_hang_timeout", "nan"], {}, "worker_hang_timeout"),
+        (["--config", "x"], {"WORKER_LIMIT_JITTER": "1"}, "worker_limit_jitter"),
+        (["--config", "x"], {"NO_PRELOAD": "maybe"}, "no_preload"),
+        (["--config", "x"], {"LITELLM_RESILIENCE_DISABLE": "x"}, "unknown patches"),
+    ],
+)
+def test_bad_input_ends_the_real_process_with_a_message(
+    arguments: list[str], environment: dict[str, str], named: str
+) -> None:
+    result = run(*arguments, **environment)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert named in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr

@@ -56,15 +56,22 @@ def _draw(title: str, loads: list[Seen], results: Results, path: Path) -> None:
         axis.set_title(f"{name}: {failed}, ▲ worker left", loc="left")
         axis.set_ylabel("replies per second")
     axes[-1].set_xlabel("seconds of load")
-    axes[0].set_ylim(0, 1.1 * max(1, *(max(seen.replies, default=0) for seen in loads)))
-    axes[0].set_xlim(0, max(1, *(len(seen.replies) for seen in loads)))
+    replies = [_whole_seconds(seen) for seen in loads]
+    axes[0].set_ylim(0, 1.1 * max(1, *(max(each, default=0) for each in replies)))
+    axes[0].set_xlim(0, max(1, *map(len, replies)))
     picture.write(figure, title, path)
 
 
 def _draw_side(axis: Any, colour: str, seen: Seen) -> None:
-    moments = range(len(seen.replies) + 1)
-    counts = [*seen.replies, *seen.replies[-1:]]
+    replies = _whole_seconds(seen)
+    moments = range(len(replies) + 1)
+    counts = [*replies, *replies[-1:]]
     axis.fill_between(moments, counts, step="post", color=colour, alpha=0.3)
     axis.step(moments, counts, where="post", color=colour)
-    left = [moment for moment in seen.recycles if 0 <= moment <= len(seen.replies)]
+    left = [moment for moment in seen.recycles if 0 <= moment <= len(replies)]
     axis.plot(left, [0] * len(left), "^", color="black", markersize=5, clip_on=False)
+
+
+def _whole_seconds(seen: Seen) -> list[int]:
+    """The replies of each second; the last one may have been cut short."""
+    return seen.replies[: int(seen.seconds)]

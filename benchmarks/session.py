@@ -159,14 +159,9 @@ def _client(proxy: ProxyProcess) -> KeepAliveClient:
 def _held(provider: ProviderProcess) -> int:
     """Streams that go on although nobody listens, after the time to end them."""
     deadline = time.monotonic() + RELEASE_SECONDS
-    while True:
-        stats = provider.stats()
-        running = stats.requests - stats.streams_completed - stats.streams_aborted
-        # Newer LiteLLM asks for the provider's models now and then: no stream, no connection held.
-        held = max(0, min(running, stats.connections_open))
-        if not held or time.monotonic() > deadline:
-            return held
+    while (held := provider.stats().streams_open) and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL)
+    return held
 
 
 SCENARIOS: dict[str, Callable[[Sequence[str]], Storm | HangUps]] = {

@@ -11,7 +11,7 @@ from benchmarks.matrix import PICTURED
 from benchmarks.report import SIDES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.cell import Measurement, Seen
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ARROW = " → "
 NOTHING = "-"
+COSTS_SHOWN = ("attach", "contended: 50 requests at once", "requests per second")
+"""What the README shows of the costs."""
 WORDS = {1: "one worker", 2: "two workers", 4: "four workers"}
 
 
@@ -36,6 +38,7 @@ def page(results: Results, state: Path | None = None) -> str:
     details = [_details(results, kind) for kind in ("json", "stream")]
     if any(details):
         parts += ["## Details", "Each cell: plain `litellm` → `litellm-resilience`.", *details]
+    parts += ["## All costs", _cost(results)] if results.cost else []
     parts += [f"**Note:** {note}." for note in [*results.notes, *_ends(results)]]
     parts += [f"**Problem:** {problem}" for problem in results.problems]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -48,7 +51,7 @@ def fragments(results: Results, state: Path | None = None) -> dict[str, str]:
         "fronts": _fronts(results),
         "storm": _storm(results),
         "hang-ups": _hang_ups(results),
-        "cost": _cost(results),
+        "cost": _cost(results, COSTS_SHOWN),
         "long-run": _long_run(state),
         "machine": _machine(results),
     }
@@ -153,11 +156,14 @@ def _hang_up(found: dict[str, Any]) -> str:
     return f"{lost}{answer}; {held}"
 
 
-def _cost(results: Results) -> str:
+def _cost(results: Results, names: Collection[str] = ()) -> str:
+    """What the patches cost; only what is named, or everything."""
     rows = []
     for outcomes in results.cost.values():
         for line, outcome in outcomes.items():
             for one in outcome["results"]:
+                if names and one["name"] not in names:
+                    continue
                 medians = [one["median"][side] for side in SIDES]
                 interval = one["paired_ratio_95"]
                 rows.append(

@@ -70,6 +70,7 @@ class ProviderStats:
         connections_opened: TCP connections accepted so far.
         connections_open: TCP connections open now.
         requests: requests received so far, those to `CONTROL_PATH` excepted.
+        streams_open: streams under way now.
         streams_completed: streams whose last byte was handed to the connection.
         streams_aborted: streams whose client went away before the end.
     """
@@ -77,6 +78,7 @@ class ProviderStats:
     connections_opened: int = 0
     connections_open: int = 0
     requests: int = 0
+    streams_open: int = 0
     streams_completed: int = 0
     streams_aborted: int = 0
 
@@ -134,6 +136,7 @@ class FakeProvider:
         self.connections_opened = 0
         self.connections_open = 0
         self.requests = 0
+        self.streams_open = 0
         self.streams_completed = 0
         self.streams_aborted = 0
         self._wanted_port = port
@@ -234,6 +237,7 @@ class FakeProvider:
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
         completed = False
+        self.streams_open += 1
         try:
             await response.prepare(request)
             if self.settings.delay > 0:
@@ -247,6 +251,7 @@ class FakeProvider:
             await response.write_eof()
             completed = True
         finally:
+            self.streams_open -= 1
             if completed:
                 self.streams_completed += 1
             else:

@@ -85,7 +85,7 @@ def test_the_openai_client_loads_from_a_process_of_its_own(
     environment = {**os.environ, **checkout_environment()}
     report = openai_load.run([sys.executable], wanted, environment)
     assert report.failures == {}
-    assert report.requests == provider.stats().requests >= 2
+    assert report.requests == provider.stats().requests >= 1
     assert report.sending >= 0.3
     assert len(report.events) == (report.requests * 4 if stream else 0)
 

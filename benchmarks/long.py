@@ -67,7 +67,7 @@ class Total:
         """The outcome in one sentence."""
         number = self.requests.total()
         if not number:
-            return "no requests yet"
+            return "0 requests so far"
         kinds = " and ".join(
             f"{count:,} {'streams' if kind == 'stream' else 'JSON'}"
             for kind, count in self.requests.items()
@@ -88,7 +88,7 @@ class Total:
     def as_markdown(self) -> str:
         """The outcome as a Markdown section."""
         notes = [f"{name} {value}" for name, value in self.conditions.items()]
-        lines = ["### Long run", f"{self.sentence().capitalize()}.", ", ".join(notes) + "."]
+        lines = ["### Long run", f"{self.sentence()}.", ", ".join(notes) + "."]
         if self.failures:
             lines.append(f"Failures: {dict(self.failures)}.")
         lines += [f"**Problem:** {problem}" for problem in self.problems]

@@ -1,7 +1,8 @@
 """Write the figures of the last whole run into the README.
 
 The README has regions between `<!-- benchmarks: NAME -->` and `<!-- end -->`; what is between them
-is replaced by the figures of that name. The picture goes to `docs/benchmark.svg`.
+is replaced by the figures of that name. The picture goes to `docs/benchmark.svg`. The page
+with everything is written anew too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import tables
+from benchmarks import evidence, tables
 from benchmarks.commands import ROOT
 from benchmarks.long import RESULTS, STATE
 from benchmarks.results import Results
@@ -57,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Written:
-    """Rewrite the README and copy the picture."""
+    """Rewrite the README, the page of all figures and the picture."""
     figures = fragments(args.results)
+    evidence.write(Results.load_from(args.results / "results.json"), args.results)
     text = README.read_text(encoding="utf-8")
     README.write_text(rewritten(text, figures), encoding="utf-8")
     picture = args.results / PICTURE.name

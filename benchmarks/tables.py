@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import long
+from benchmarks.cell import TIMEOUT
 from benchmarks.commands import ENTRIES, STARTUP_SECONDS
 from benchmarks.matrix import PICTURED
 from benchmarks.report import SIDES
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 ARROW = " → "
 NOTHING = "-"
-COSTS_SHOWN = ("attach", "contended: 50 requests at once", "requests per second")
+COSTS_SHOWN = (
+    "attach",
+    "contended: 50 requests at once",
+    "contended: 50 requests at once, session dead",
+    "requests per second",
+)
 """What the README shows of the costs."""
 WORDS = {1: "one worker", 2: "two workers", 4: "four workers"}
 
@@ -80,7 +86,8 @@ def _recycling(results: Results) -> str:
         f"Limit {load.limit} (here with a jitter of {load.jitter}), {load.clients} keep-alive "
         f"clients without retries for {load.seconds:g} s, then {load.stream_clients} with streams "
         f"of {load.stream_seconds:g} s for as long. Each cell: plain `litellm` → "
-        "`litellm-resilience`. *Never* is not within the load."
+        "`litellm-resilience`. Who waits for a reply when the load ends is waited for, up to "
+        f"{TIMEOUT:g} s, which may be seconds without a reply. *Never* is not within the load."
     )
     if load.plain_entry != ENTRIES[0]:
         about += " Plain `litellm` is started by its function here, not by its script."
@@ -152,7 +159,8 @@ def _hang_ups(results: Results) -> str:
 def _hang_up(found: dict[str, Any]) -> str:
     lost = f"{found['failed']} of the {found['clients']} time out; " if found["failed"] else ""
     answer = "answers" if found["answered"] else "times out"
-    held = f"{found['held']} connections held" if found["held"] else "**none held**"
+    plural = "" if found["held"] == 1 else "s"
+    held = f"{found['held']} connection{plural} held" if found["held"] else "**none held**"
     return f"{lost}{answer}; {held}"
 
 

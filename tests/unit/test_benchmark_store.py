@@ -54,6 +54,7 @@ def test_a_long_run_without_a_failure_says_what_that_is_worth(tmp_path: Path) ->
     total = long.Total(CONDITIONS)
     total.add({**SLICE, "requests": 100_000})
     assert "a loss below 0.003 % (3 of 100,000)" in total.sentence()
+    assert "(100,000 JSON)" in total.as_markdown()
 
 
 def test_a_long_run_under_other_conditions_is_refused(

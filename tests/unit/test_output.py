@@ -19,6 +19,7 @@ PROGRAM = textwrap.dedent(
         for _ in range(2000):
             print("to stdout")
             print("to stderr", file=sys.stderr)
+        sys.stdout.flush()
         sys.stdout.buffer.write(b"bytes")
         sys.stdout.flush()
         assert (sys.stdout.fileno(), sys.stderr.fileno()) == (1, 2)

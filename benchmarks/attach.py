@@ -24,8 +24,7 @@ from itertools import repeat
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.matrix import order
-from benchmarks.report import Comparison, Machine, Result, positive
+from benchmarks.report import Comparison, Machine, Result, order, positive
 from litellm_resilience import install, uninstall
 from litellm_resilience.patches import shared_session
 from litellm_resilience.patches.base import Changes, Context, State, first_name

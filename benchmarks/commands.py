@@ -47,12 +47,23 @@ def checkout_environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
-def add_recycling(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that say how many workers there are and when each is recycled."""
+def add_recycling(parser: argparse.ArgumentParser, limit: int = 300, jitter: int = 0) -> None:
+    """Declare the options that say how many workers there are and when each is recycled.
+
+    Args:
+        parser: to declare them on.
+        limit: the default for requests per worker.
+        jitter: the default for how many more at most.
+    """
     add = parser.add_argument
     add("--workers", type=positive(int), default=2, help="default: 2")
-    add("--limit", type=positive(int), default=300, help="requests per worker (default: 300)")
-    add("--jitter", type=int, default=0, help="and so many more at most (default: 0)")
+    add(
+        "--limit",
+        type=positive(int),
+        default=limit,
+        help=f"requests per worker (default: {limit})",
+    )
+    add("--jitter", type=int, default=jitter, help=f"and so many more at most (default: {jitter})")
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:

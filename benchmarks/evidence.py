@@ -23,8 +23,8 @@ from benchmarks.cell import Load, Measurement, measure
 from benchmarks.commands import ENTRIES, ROOT, checkout_environment, of_interpreter
 from benchmarks.fronts import executable
 from benchmarks.long import RESULTS, STATE
-from benchmarks.matrix import CLIENTS, FRONTS, KINDS, LINES, SERVERS, WORKERS, Selection, order
-from benchmarks.report import Machine, positive
+from benchmarks.matrix import CLIENTS, FRONTS, KINDS, LINES, SERVERS, WORKERS, Selection
+from benchmarks.report import Machine, order, positive
 from benchmarks.results import Results
 from benchmarks.store import ConditionsError, Store, write_json
 
@@ -148,7 +148,7 @@ def run(args: argparse.Namespace) -> Results:
     """
     notes: list[str] = []
     try:
-        selection = replace(_selection(args, notes), lines=args.lines)
+        selection = _selection(args, notes)
         if args.dry_run:
             for cell in selection.cells():
                 print(cell, file=sys.stderr)
@@ -199,6 +199,7 @@ def _selection(args: argparse.Namespace, notes: list[str]) -> Selection:
         raise environments.UnusableError(f"not installed: {', '.join(missing)}")
     notes += [f"{front} is not installed: left out" for front in missing]
     return Selection(
+        lines=args.lines,
         servers=args.servers,
         workers=args.workers,
         kinds=args.kinds,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.bound import upper_bound
 from benchmarks.cell import Load, measure
-from benchmarks.commands import of_interpreter
+from benchmarks.commands import add_recycling, of_interpreter
 from benchmarks.matrix import KINDS, Cell
 from benchmarks.report import Machine, positive
 from benchmarks.store import ConditionsError, check_conditions
@@ -107,9 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"file of the slices so far (default: {STATE} beside the results)",
     )
     add("--fresh", action="store_true", help="forget the slices so far")
-    add("--workers", type=positive(int), default=2, help="default: 2")
-    add("--limit", type=positive(int), default=250, help="requests per worker (default: 250)")
-    add("--jitter", type=int, default=100, help="and so many more at most (default: 100)")
+    add_recycling(parser, limit=250, jitter=100)
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="in turns (default: both)")
     add("--slice_seconds", type=positive(float), default=240.0, help="default: 240")
     add("--max_slices", type=positive(int), help="end after so many now; go on another time")

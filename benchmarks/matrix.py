@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from benchmarks.report import SIDES
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -125,8 +123,3 @@ class Selection:
     def _at(self, line: str, way: tuple[str, str]) -> Iterator[Cell]:
         for server, workers in product(self.servers, self.workers):
             yield Cell(line, server, workers, *way, tuple(self.kinds))
-
-
-def order(number: int) -> tuple[str, ...]:
-    """Which side goes first: not always the same one."""
-    return SIDES if number % 2 == 0 else SIDES[::-1]

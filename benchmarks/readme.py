@@ -58,9 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Written:
-    """Rewrite the README, the page of all figures and the picture."""
-    figures = fragments(args.results)
-    evidence.write(Results.load_from(args.results / "results.json"), args.results)
+    """Rewrite the README, the page of all figures and the picture.
+
+    Raises:
+        OSError: there was no run.
+    """
+    results = Results.load_from(args.results / "results.json")
+    figures = tables.fragments(results, args.results / STATE)
+    evidence.write(results, args.results)
     text = README.read_text(encoding="utf-8")
     README.write_text(rewritten(text, figures), encoding="utf-8")
     picture = args.results / PICTURE.name
@@ -71,15 +76,6 @@ def run(args: argparse.Namespace) -> Written:
         [name for name in names if name in figures],
         [name for name in names if name not in figures],
     )
-
-
-def fragments(directory: Path) -> dict[str, str]:
-    """The figures of a run, by the name of their region.
-
-    Raises:
-        OSError: there was none.
-    """
-    return tables.fragments(Results.load_from(directory / "results.json"), directory / STATE)
 
 
 def regions(text: str) -> list[str]:

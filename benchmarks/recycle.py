@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.cell import Load, Measurement, measure
 from benchmarks.commands import add_commands, add_recycling
 from benchmarks.matrix import Cell
-from benchmarks.report import Comparison, Machine, Result, positive
+from benchmarks.report import SIDES, Comparison, Machine, Result, positive
 from litellm_resilience.versions import installed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> Result:
         stream_seconds=args.stream_seconds,
         requests=args.requests,
     )
-    for side in ("plain", "resilient") if args.baseline != "none" else ("resilient",):
+    for side in SIDES if args.baseline != "none" else SIDES[1:]:
         ours = side == "resilient" or args.baseline == "unlimited"
         command = args.resilient_command if ours else args.plain_command
         limited = side == "resilient" or args.baseline == "litellm"

@@ -23,6 +23,11 @@ SIDES = ("plain", "resilient")
 Number = TypeVar("Number", int, float)
 
 
+def order(number: int) -> tuple[str, ...]:
+    """Which side goes first: not always the same one."""
+    return SIDES if number % 2 == 0 else SIDES[::-1]
+
+
 def positive(kind: type[Number]) -> Callable[[str], Number]:
     """Return a parser of positive numbers for argparse."""
 

@@ -22,8 +22,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.matrix import order
-from benchmarks.report import SIDES, Comparison, Machine, Result, positive
+from benchmarks.report import SIDES, Comparison, Machine, Result, order, positive
 from litellm_resilience import install, uninstall
 from litellm_resilience.demo.provider import ProviderProcess
 from litellm_resilience.demo.proxy import default_config

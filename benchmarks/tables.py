@@ -227,19 +227,19 @@ def _details(results: Results, kind: str) -> str:
     rows = []
     for cell, plain, ours in results.measured(kind):
 
-        def latency(pick: Callable[[Seen], float | None]) -> Callable[[Measurement], float | None]:
+        def of_load(pick: Callable[[Seen], float | None]) -> Callable[[Measurement], float | None]:
             return lambda each: pick(each.loads[kind]) if kind in each.loads else None
 
         rows.append(
             (
                 str(cell),
                 _failed(plain, ours, kind),
-                _pair(plain, ours, latency(lambda seen: seen.silent_seconds), "{:g}".format),
-                _pair(plain, ours, latency(lambda seen: seen.throughput), "{:.1f}".format),
-                _pair(plain, ours, latency(lambda seen: seen.p50), _seconds),
-                _pair(plain, ours, latency(lambda seen: seen.p99), _seconds),
-                _pair(plain, ours, latency(lambda seen: seen.longest), _seconds),
-                _pair(plain, ours, latency(lambda seen: len(seen.recycles)), "{:g}".format),
+                _pair(plain, ours, of_load(lambda seen: seen.silent_seconds), "{:g}".format),
+                _pair(plain, ours, of_load(lambda seen: seen.throughput), "{:.1f}".format),
+                _pair(plain, ours, of_load(lambda seen: seen.p50), _seconds),
+                _pair(plain, ours, of_load(lambda seen: seen.p99), _seconds),
+                _pair(plain, ours, of_load(lambda seen: seen.longest), _seconds),
+                _pair(plain, ours, of_load(lambda seen: len(seen.recycles)), "{:g}".format),
                 _pair(plain, ours, lambda each: each.ready, _seconds, _never()),
                 _pair(plain, ours, lambda each: each.all_ready, _seconds, _never()),
                 _pair(plain, ours, lambda each: each.memory, "{:,.0f} MB".format),

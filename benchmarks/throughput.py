@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands import STARTUP_SECONDS, add_commands
-from benchmarks.matrix import order
-from benchmarks.report import Comparison, Machine, Result, positive
+from benchmarks.report import Comparison, Machine, Result, order, positive
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderProcess
 from litellm_resilience.demo.proxy import ProxyProcess, default_config

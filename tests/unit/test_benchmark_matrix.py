@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.environments import Requirements
-from benchmarks.matrix import LINES, MAIN_LINE, PICTURED, Cell, Selection, order
+from benchmarks.matrix import LINES, MAIN_LINE, PICTURED, Cell, Selection
+from benchmarks.report import order
 
 
 def test_the_default_measures_each_line_and_everything_once_on_one_of_them() -> None:

@@ -13,7 +13,8 @@ RESULTS = PROJECT / "benchmarks" / "results"
 
 def test_the_readme_shows_the_committed_figures() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
-    figures = readme.fragments(RESULTS)
+    results = Results.load_from(RESULTS / "results.json")
+    figures = tables.fragments(results, RESULTS / "long.jsonl")
     assert readme.regions(text)
     assert readme.rewritten(text, figures) == text
 

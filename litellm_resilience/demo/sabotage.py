@@ -179,7 +179,11 @@ def block_c(seconds: float) -> None:
 def hoard(mebibytes: float) -> None:
     """Fill memory and keep it."""
     _report("hoards")
-    _hoard.append(bytearray(b"x") * (int(mebibytes) << 20))
+    _fill(int(mebibytes))
+
+
+def _fill(mebibytes: int) -> None:
+    _hoard.append(bytearray(b"x") * (mebibytes << 20))
 
 
 def exhaust_memory(mebibytes: float) -> None:
@@ -189,7 +193,7 @@ def exhaust_memory(mebibytes: float) -> None:
     most = pages * resource.getpagesize() + (int(mebibytes) << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     while True:
-        hoard(1)
+        _fill(1)
 
 
 def ignore_sigterm(_: float) -> None:

@@ -13,17 +13,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faulted import HAS_SHARED_SESSION, Deployment, StartDeployment
+from faulted import ATTACHED, HAS_SHARED_SESSION, MODELS, Deployment, StartDeployment
 from redis_server import BINARY, RedisServer
 
 from litellm_resilience.demo.proxy import chat
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no redis-server to break")
 
-MODELS = ("demo-openai", "demo-vllm")
 CLIENTS = 4
 SOCKET_TIMEOUT = 0.5
-ATTACHED = "SESSION REUSE: Attached"
 
 
 @pytest.fixture(scope="module")

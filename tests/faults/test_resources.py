@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from faulted import LIVE, Deployment, StartDeployment, alive, until
+from faulted import LIVE, Deployment, StartDeployment, alive, descriptors, until
 
 from litellm_resilience.demo.proxy import RESILIENT
 
@@ -55,10 +55,6 @@ def soft_limit(pid: int, kind: str) -> str:
 
 def set_limit(pid: int, kind: str, soft: str) -> None:
     subprocess.run([*PRLIMIT, f"--pid={pid}", f"--{kind}={soft}:"], check=True)
-
-
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def test_a_refused_fork_keeps_the_old_workers_serving(deployment: Deployment) -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from faulted import CHAT, HAS_SHARED_SESSION, Deployment, StartDeployment, until
+from faulted import (
+    ATTACHED,
+    CHAT,
+    HAS_SHARED_SESSION,
+    MODELS,
+    Deployment,
+    StartDeployment,
+    descriptors,
+    until,
+)
 
 from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.proxy import chat
 
 pytestmark = pytest.mark.skipif(not HAS_SHARED_SESSION, reason="this LiteLLM has no shared session")
 
-MODELS = ("demo-openai", "demo-vllm")
 CLIENTS = 8
 CLOSES = 1000
-ATTACHED = "SESSION REUSE: Attached"
 CLOSED = "demo: closed shared session"
 RECREATED = "SESSION REUSE: Recreated"
 ATTEMPT = "SESSION REUSE: Shared aiohttp session is closed"
@@ -47,10 +53,6 @@ def recreated(deployment: Deployment) -> int:
 def connections_ended(deployment: Deployment) -> Callable[[], bool]:
     """Say whether the provider has no more connections than one session keeps for the load."""
     return lambda: deployment.provider.stats().connections_open <= CLIENTS + 4
-
-
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def assert_pooled(deployment: Deployment) -> None:

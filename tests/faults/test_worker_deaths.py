@@ -114,11 +114,7 @@ async def test_out_of_memory_costs_the_requests_of_that_worker_until_it_is_repla
     """
     outcome = await deployment.cause(sabotage.EXHAUST_MEMORY, 64)
     assert isinstance(outcome, RequestError) or outcome.status >= 500
-    (suffering,) = {
-        int(line.rpartition("pid ")[2])
-        for line in deployment.log().splitlines()
-        if "demo: exhausts its memory in pid" in line
-    }
+    (suffering,) = deployment.sabotaged("exhausts its memory")
     await deployment.roll()
     assert not alive(suffering)
     async with deployment.traffic() as traffic:

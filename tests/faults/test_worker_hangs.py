@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 
 import pytest
@@ -26,12 +25,6 @@ def shared(start_deployment: StartDeployment) -> Deployment:
     )
 
 
-def sabotaged(deployment: Deployment, words: str) -> int | None:
-    """Return which worker says that it does this."""
-    found = re.search(rf"demo: {words} in pid (\d+)", deployment.log())
-    return None if found is None else int(found[1])
-
-
 @pytest.mark.parametrize(
     ("fault", "words"),
     [(sabotage.BLOCK_PYTHON, "blocks in Python"), (sabotage.BLOCK_C, "blocks in C")],
@@ -41,7 +34,7 @@ async def test_a_blocked_worker_is_replaced_and_the_other_serves_on(
 ) -> None:
     """In C with the interpreter's lock held, so that no thread of the worker runs either."""
     hung = asyncio.create_task(deployment.cause(fault, 600))
-    victim = await until(lambda: sabotaged(deployment, words), words)
+    (victim,) = await until(lambda: deployment.sabotaged(words), words)
     (other,) = set(deployment.pids("serving")) - {victim}
     client = await deployment.connect_to(other)
     for _ in range(20):
@@ -72,7 +65,7 @@ async def test_a_worker_that_ignores_sigterm_is_killed_after_the_drain_timeout(
     deployment.provider.settings.change({"chunks": 6000, "chunk_interval": 0.05})
     first = await deployment.well()
     await deployment.cause(sabotage.IGNORE_SIGTERM)
-    victim = await until(lambda: sabotaged(deployment, "ignores SIGTERM"), "deaf worker")
+    (victim,) = await until(lambda: deployment.sabotaged("ignores SIGTERM"), "deaf worker")
     assert victim in first
     async with deployment.stream_from(victim) as stream, deployment.traffic() as traffic:
         deployment.signal(signal.SIGHUP)
@@ -93,9 +86,7 @@ async def test_every_worker_blocked_at_once_is_noticed(deployment: Deployment) -
         hung.append(asyncio.create_task(deployment.cause(sabotage.BLOCK_PYTHON, 600)))
         count = len(hung)
         await deployment.logs("demo: blocks in Python", times=count)
-        blocked = {
-            int(pid) for pid in re.findall(r"demo: blocks in Python in pid (\d+)", deployment.log())
-        }
+        blocked = set(deployment.sabotaged("blocks in Python"))
     assert (await deployment.ask()).status == 200
     await asyncio.gather(*hung)
     assert not set(workers) & set(await deployment.well())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,9 +27,11 @@ from litellm_resilience.demo.proxy import ProxyProcess, chat
 from litellm_resilience.status.channel import UnavailableError, ask
 
 DEADLINE = 60.0
-MODEL = "demo-openai"
+MODELS = ("demo-openai", "demo-vllm")
+MODEL = MODELS[0]
 CHAT = "/v1/chat/completions"
 LIVE = "/health/liveliness"
+ATTACHED = "SESSION REUSE: Attached"
 HAS_SHARED_SESSION = tuple(map(int, version("litellm").split(".")[:2])) >= (1, 78)
 
 
@@ -44,6 +47,11 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = DEADLI
 def alive(pid: int) -> bool:
     """Say whether a process runs (a zombie does not)."""
     return Path(f"/proc/{pid}/exe").exists()
+
+
+def descriptors(pid: int) -> int:
+    """Count the open file descriptors of a process."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 StartDeployment = Callable[..., "Deployment"]
@@ -143,6 +151,10 @@ class Deployment:
     async def logs(self, text: str, times: int = 1) -> None:
         """Wait for a text in the log since `mark`."""
         await until(lambda: self.log().count(text) >= times, f"{text!r} in the log")
+
+    def sabotaged(self, words: str) -> list[int]:
+        """Process ids of the workers that have said since `mark` that they do this, in order."""
+        return [int(pid) for pid in re.findall(rf"demo: {words} in pid (\d+)", self.log())]
 
     def signal(self, number: int) -> None:
         """Send the supervisor a signal."""

@@ -56,7 +56,7 @@ class PictureFile(click.Path):
         path = Path(str(super().convert(value, param, ctx)))
         if path.suffix not in PICTURE_SUFFIXES:
             self.fail(f"{value} ends in neither {' nor '.join(PICTURE_SUFFIXES)}.", param, ctx)
-        if not os.path.isdir(path.parent):  # noqa: PTH112 - is_dir raises where it may not look
+        if not _is_folder(path.parent):
             self.fail(f"the folder of {value} does not exist.", param, ctx)
         return path
 
@@ -82,11 +82,15 @@ class SocketPath(click.ParamType[Path]):
         path = Path(value).absolute()
         if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
             self.fail(f"{path} is too long for a socket.", param, ctx)
-        if not os.path.isdir(path.parent):  # noqa: PTH112 - is_dir raises where it may not look
+        if not _is_folder(path.parent):
             self.fail(f"{path.parent} is not a directory.", param, ctx)
         if _is_taken(path):
             self.fail(f"{path} exists and is not a socket.", param, ctx)
         return path
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - is_dir raises where it may not look
 
 
 def _is_taken(path: Path) -> bool:

@@ -19,6 +19,7 @@ from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
 from litellm_resilience.demo.proxy import ProxyProcess, chat
 from litellm_resilience.demo.watch import Scraper, Watcher
+from litellm_resilience.status.channel import ask
 
 StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")
@@ -93,6 +94,18 @@ def seen(proxy: ProxyProcess, pattern: re.Pattern[str], times: int) -> Callable[
     return lambda: len(pattern.findall(proxy.log_text())) >= times
 
 
+def settled_workers(proxy: ProxyProcess, count: int) -> list[int]:
+    """Wait until exactly so many workers serve and there are no others; return their pids."""
+    status_socket = Path(proxy.wait_for_log(r"--status at (\S+)", 60)[1])
+
+    def settled() -> list[int] | None:
+        workers = ask(status_socket)["workers"]
+        serving = [each["pid"] for each in workers if each["state"] == "serving"]
+        return serving if len(serving) == len(workers) == count else None
+
+    return proxy.wait_for(settled, 60, f"{count} workers that serve, and no others")
+
+
 def wait_gone(pids: list[int]) -> None:
     """Wait until none of these processes is there, also helpers that end after the command."""
     deadline = time.monotonic() + 60
@@ -165,14 +178,13 @@ def test_two_workers_through_recycles_a_kill_a_hangup_and_a_stop(
         assert_recycled_workers_heal(proxy, first)
     assert "never awaited" not in proxy.log_text()
 
-    proxy.wait_for(lambda: len(proxy.workers()) == 2, 60, "two workers")
-    victim = proxy.workers()[0]
+    victim, _ = settled_workers(proxy, 2)
     ready = len(READY.findall(proxy.log_text()))
     os.kill(victim, signal.SIGKILL)
     proxy.wait_for(seen(proxy, READY, ready + 1), 60, "replacement")
     assert f"(pid {victim}) died: killed by SIGKILL" in proxy.log_text()
 
-    before = set(proxy.workers())
+    before = set(settled_workers(proxy, 2))
     add_model(proxy.directory / "config.yaml", "added")
     os.kill(proxy.pid, signal.SIGHUP)
     assert_nothing_lost(load(proxy, 60, lambda: not before & set(proxy.processes())))

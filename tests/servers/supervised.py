@@ -169,6 +169,17 @@ class Service:
         self.wait(lambda: len(self.living()) == count, f"{count} living workers")
         return self.living()
 
+    def wait_settled(self, count: int) -> list[int]:
+        """Wait until exactly so many workers serve and there are no others."""
+
+        def settled() -> list[int]:
+            workers = self.status()["workers"]
+            serving = [each["pid"] for each in workers if each["state"] == "serving"]
+            return serving if len(serving) == len(workers) == count else []
+
+        serving: list[int] = self.wait(settled, f"{count} workers that serve, and no others")
+        return serving
+
     def set_mode(self, mode: str) -> None:
         (self._directory / "mode").write_text(mode)
 

@@ -54,19 +54,19 @@ def test_counters_never_go_down(service: Service, observe: Callable[..., Scraper
     service.wait(ask_until_recycled, "3 recycles")
     counted = "litellm_resilience_requests_total"
     service.wait(lambda: scraper.total(counted) == answered, "count of all requests")
-    os.kill(service.living()[0], signal.SIGKILL)
+    os.kill(service.wait_settled(3)[0], signal.SIGKILL)
     service.wait(lambda: service.status()["totals"]["died"]["signal"] == 1, "the death")
-    before_roll = set(service.wait_living(3))
+    before_roll = set(service.wait_settled(3))
     service.signal(signal.SIGHUP)
     service.wait(lambda: not before_roll & set(service.living()), "end of the roll")
-    service.wait_living(3)
+    workers = service.wait_settled(3)
     ask()
     service.wait(lambda: scraper.total(counted) == answered, "count of all requests")
     totals = service.status()["totals"]
     assert totals["requests"] == answered
     assert recycled("roll") >= 1
     assert scraper.total("litellm_resilience_worker_boot_seconds_count") == totals["started"]
-    drained = totals["started"] - len(service.living()) - 1
+    drained = totals["started"] - len(workers) - 1
     assert scraper.total("litellm_resilience_worker_drain_seconds_count") == drained
     assert scraper.faults == []
 

@@ -2,8 +2,9 @@
 
 Both proxies (one worker each) and a fake provider that answers at once run in processes of their
 own; this process sends the load, over keep-alive connections, to one proxy at a time, in short
-rounds that alternate. Next to the rate it reports the CPU time per request of each proxy, which
-depends less on what else the machine does.
+rounds that alternate. Both are started several times: two starts of the same proxy differ by a few
+percent. Next to the rate it reports the CPU time per request of each proxy, which depends less on
+what else the machine does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from litellm_resilience.demo.proxy import ProxyProcess, default_config
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
 GOAL = 0.99
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -33,13 +35,14 @@ CONFIG_PROVIDER = "openai"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("--rounds", type=positive(int), default=40, help="rounds per side (default: 40)")
+    add("--starts", type=positive(int), default=2, help="of both proxies (default: 2)")
+    add("--rounds", type=positive(int), default=20, help="per start and side (default: 20)")
     add("--seconds", type=positive(float), default=1.0, help="length of a round (default: 1)")
     add(
         "--warmup",
         type=positive(float),
         default=4.0,
-        help="unmeasured seconds per side (default: 4)",
+        help="unmeasured seconds per start and side (default: 4)",
     )
     add("--clients", type=positive(int), default=8, help="keep-alive connections (default: 8)")
     add("--stream", action="store_true", help="ask for streamed replies")
@@ -54,8 +57,8 @@ def run(args: argparse.Namespace) -> Result:
     result = Result(
         title="Throughput",
         conditions=f"{kind.capitalize()}, {args.clients} keep-alive clients, one worker, a "
-        f"provider that answers at once; medians of {args.rounds} alternating rounds of "
-        f"{args.seconds:g} s per side.",
+        f"provider that answers at once; medians of {args.starts} times {args.rounds} alternating "
+        f"rounds of {args.seconds:g} s per side, after a start of both each time.",
         machine=machine,
         comparisons=[
             Comparison("requests per second", "/s", goal=GOAL, better="larger"),
@@ -63,33 +66,43 @@ def run(args: argparse.Namespace) -> Result:
             Comparison("median latency", "ms"),
         ],
     )
-    settings = {"chunk_interval": 0.0, "delay": 0.0}
-    with contextlib.ExitStack() as stack:
-        provider = stack.enter_context(ProviderProcess(**settings))
+    with ProviderProcess(chunk_interval=0.0, delay=0.0) as provider:
         config = default_config(provider.base_url, [CONFIG_PROVIDER])
+        for start in range(args.starts):
+            _measure_one_start(start, commands, config, args, result)
+    return result
+
+
+def _measure_one_start(
+    start: int,
+    commands: Mapping[str, str],
+    config: Mapping[str, Any],
+    args: argparse.Namespace,
+    result: Result,
+) -> None:
+    with contextlib.ExitStack() as stack:
         sides = {
             side: _Side(
                 stack.enter_context(
-                    ProxyProcess(shlex.split(command), config, ["--num_workers", "1"])
+                    ProxyProcess(shlex.split(commands[side]), config, ["--num_workers", "1"])
                 ),
                 args,
             )
-            for side, command in commands.items()
+            for side in order(start)
         }
         for side in sides.values():
             side.proxy.wait_ready(STARTUP_SECONDS)
         for side in sides.values():
             side.load(args.warmup)
         for number in range(args.rounds):
-            for name in order(number):
+            for name in order(start + number):
                 _measure(name, sides[name], args.seconds, result)
             rates = result.comparisons[0]
             print(
-                f"round {number + 1} of {args.rounds}: {rates.plain[-1]:.1f}/s plain, "
-                f"{rates.resilient[-1]:.1f}/s resilient",
+                f"start {start + 1} of {args.starts}, round {number + 1} of {args.rounds}: "
+                f"{rates.plain[-1]:.1f}/s plain, {rates.resilient[-1]:.1f}/s resilient",
                 file=sys.stderr,
             )
-    return result
 
 
 class _Side:

@@ -1,4 +1,4 @@
-"""Look at an HTTP endpoint again and again, as load balancers and Prometheus do."""
+"""Look at a proxy from outside: at its endpoints, as load balancers do, and at its status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from litellm_resilience.demo.lifetime import Repeating
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 INTERVAL = 0.1
 """Seconds between two looks."""
@@ -16,6 +16,17 @@ TIMEOUT = 20.0
 
 Samples = dict[tuple[str, str], float]
 """Values by name and labels."""
+
+
+def settled(workers: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """Return the process ids of the workers if so many serve and there are no others, else none.
+
+    Args:
+        workers: as ``--status --json`` lists them.
+        count: how many there should be.
+    """
+    serving = [each["pid"] for each in workers if each["state"] == "serving"]
+    return serving if len(serving) == len(workers) == count else []
 
 
 class Watcher(Repeating):

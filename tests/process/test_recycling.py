@@ -18,7 +18,7 @@ import pytest
 from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
 from litellm_resilience.demo.proxy import ProxyProcess, chat
-from litellm_resilience.demo.watch import Scraper, Watcher
+from litellm_resilience.demo.watch import Scraper, Watcher, settled
 from litellm_resilience.status.channel import ask
 
 StartProxy = Callable[..., ProxyProcess]
@@ -97,13 +97,11 @@ def seen(proxy: ProxyProcess, pattern: re.Pattern[str], times: int) -> Callable[
 def settled_workers(proxy: ProxyProcess, count: int) -> list[int]:
     """Wait until exactly so many workers serve and there are no others; return their pids."""
     status_socket = Path(proxy.wait_for_log(r"--status at (\S+)", 60)[1])
-
-    def settled() -> list[int] | None:
-        workers = ask(status_socket)["workers"]
-        serving = [each["pid"] for each in workers if each["state"] == "serving"]
-        return serving if len(serving) == len(workers) == count else None
-
-    return proxy.wait_for(settled, 60, f"{count} workers that serve, and no others")
+    return proxy.wait_for(
+        lambda: settled(ask(status_socket)["workers"], count),
+        60,
+        f"{count} workers that serve, and no others",
+    )
 
 
 def wait_gone(pids: list[int]) -> None:

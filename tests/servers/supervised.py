@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from litellm_resilience.demo.proxy import free_port
+from litellm_resilience.demo.watch import settled
 from litellm_resilience.status.channel import ask
 
 HERE = Path(__file__).parent
@@ -171,13 +172,10 @@ class Service:
 
     def wait_settled(self, count: int) -> list[int]:
         """Wait until exactly so many workers serve and there are no others."""
-
-        def settled() -> list[int]:
-            workers = self.status()["workers"]
-            serving = [each["pid"] for each in workers if each["state"] == "serving"]
-            return serving if len(serving) == len(workers) == count else []
-
-        serving: list[int] = self.wait(settled, f"{count} workers that serve, and no others")
+        serving: list[int] = self.wait(
+            lambda: settled(self.status()["workers"], count),
+            f"{count} workers that serve, and no others",
+        )
         return serving
 
     def set_mode(self, mode: str) -> None:

@@ -24,6 +24,7 @@ from litellm_resilience.demo.load import (
 )
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import ProxyProcess, chat
+from litellm_resilience.demo.watch import settled
 from litellm_resilience.status.channel import UnavailableError, ask
 
 DEADLINE = 60.0
@@ -110,23 +111,23 @@ class Deployment:
 
     def pids(self, *states: str) -> list[int]:
         """Process ids of the workers in one of these states, or in any; none while unknown."""
+        workers = self._known_workers()
+        return [each["pid"] for each in workers if not states or each["state"] in states]
+
+    def _known_workers(self) -> list[dict[str, Any]]:
         try:
-            workers = self.status()["workers"]
+            workers: list[dict[str, Any]] = self.status()["workers"]
         except (UnavailableError, ValueError):
             return []
-        return [each["pid"] for each in workers if not states or each["state"] in states]
+        return workers
 
     async def well(self) -> list[int]:
         """Wait until all workers serve and there are no others; return their process ids."""
-
-        def all_serve() -> list[int]:
-            serving = self.pids("serving")
-            complete = len(serving) == self.workers and serving == self.pids()
-            return serving if complete else []
-
         what = f"{self.workers} workers that serve, and no others"
         try:
-            serving: list[int] = await until(all_serve, what)
+            serving: list[int] = await until(
+                lambda: settled(self._known_workers(), self.workers), what
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.pids()}\n{self.proxy.log_tail()}") from None
         return serving

@@ -52,5 +52,6 @@ def _at_most(count: int, mean: float) -> float:
     """The chance that a Poisson number of this mean is `count` or less."""
     if mean <= 0:
         return 1.0
-    logarithms = (n * math.log(mean) - mean - math.lgamma(n + 1) for n in range(count + 1))
+    log_mean = math.log(mean)
+    logarithms = (n * log_mean - mean - math.lgamma(n + 1) for n in range(count + 1))
     return math.fsum(map(math.exp, logarithms))

@@ -206,9 +206,7 @@ ARGUMENTS = st.text(max_size=30).filter(lambda text: "\x00" not in text)
 VALUED = [option for option in OPTIONS.values() if not option.is_flag and not mode_of(option)]
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(option=st.sampled_from(VALUED), value=ARGUMENTS)
 @example(OPTIONS["status_socket"], "\udcff" * 50)
 @example(VALUED[0], "%s%n{0}")

@@ -297,7 +297,7 @@ class KeeperMachine(RuleBasedStateMachine):
 
 def test_any_interleaving() -> None:
     run_state_machine_as_test(
-        KeeperMachine, settings=settings(max_examples=100, stateful_step_count=25, deadline=None)
+        KeeperMachine, settings=settings(max_examples=100, stateful_step_count=25)
     )
 
 

@@ -52,7 +52,7 @@ others = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(requests, cancelled, others), max_size=25))
 def test_any_history(history: list[tuple[str, int]]) -> None:
     asyncio.run(live_through(history))

@@ -40,7 +40,7 @@ def test_either_side_notices_that_the_other_is_gone(link: Link) -> None:
     assert other.worker.told() is Told.GONE
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.one_of(st.sampled_from(MEANT), st.binary(max_size=LONGEST)), max_size=20))
 @example([b"r", b"?", b"l"])
 @example([b"rr"])
@@ -56,7 +56,7 @@ def test_an_unknown_message_hides_no_known_one(messages: list[bytes]) -> None:
     link.worker.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(min_size=1, max_size=200))
 @example(b"x")  # the beginning of a length
 @example(b"\x00\x00\x00\x05r")  # less than announced

@@ -107,7 +107,7 @@ def test_ours_overshoots_when_recycles_come_faster_than_replacements() -> None:
 
 
 @given(behaviour=behaviours, scenario=scenarios, seed=st.integers())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_same_seed_gives_the_same_run(
     behaviour: Behaviour, scenario: Scenario, seed: int
 ) -> None:
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_run(
 
 
 @given(scenario=scenarios, seed=st.integers())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ours_never_has_fewer_workers_than_asked_for(scenario: Scenario, seed: int) -> None:
     timeline = simulated(resilient.recycles, scenario, seed)
     assert {count for _, count in timeline.capacity} == {scenario.workers}
@@ -125,7 +125,7 @@ def test_ours_never_has_fewer_workers_than_asked_for(scenario: Scenario, seed: i
 
 
 @given(scenario=scenarios, seed=st.integers())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_ours_keeps_every_worker_until_its_limit(scenario: Scenario, seed: int) -> None:
     """And replaces no more at once than it may."""
     recycles = simulated(resilient.recycles, scenario, seed).recycles
@@ -137,7 +137,7 @@ def test_ours_keeps_every_worker_until_its_limit(scenario: Scenario, seed: int) 
 
 
 @given(scenario=scenarios, seed=st.integers())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_integral_of_the_capacity_is_what_was_not_down(scenario: Scenario, seed: int) -> None:
     timeline = simulated(upstream.recycles, scenario, seed)
     moments = [moment for moment, _ in timeline.capacity] + [timeline.seconds]
@@ -153,7 +153,7 @@ def test_the_integral_of_the_capacity_is_what_was_not_down(scenario: Scenario, s
     scenario=scenarios.filter(lambda scenario: scenario.workers > 1 and scenario.even_split),
     seed=st.integers(),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_request_is_served_by_a_worker_before_its_limit(
     scenario: Scenario, seed: int
 ) -> None:
@@ -168,7 +168,7 @@ def test_every_request_is_served_by_a_worker_before_its_limit(
 
 
 @given(seed=st.integers(0, 2**32), limit=st.integers(1, 10_000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_random_split_is_as_even_as_a_poisson_process(seed: int, limit: int) -> None:
     """Its mean is the limit, its standard deviation the square root of that."""
     scenario = Scenario(workers=2, limit=limit, jitter=0, rate=1, boot_seconds=1)

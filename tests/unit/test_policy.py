@@ -429,7 +429,7 @@ EVENTS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     target=st.integers(1, 4),
     max_restarting=st.integers(1, 3),

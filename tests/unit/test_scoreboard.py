@@ -102,7 +102,7 @@ class TestRows:
 class TestGarbage:
     """A worker shares the memory, and may be broken."""
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(
         garbage=st.binary(min_size=ctypes.sizeof(Row), max_size=ctypes.sizeof(Row)),
         since=st.floats(allow_nan=True, allow_infinity=True),

@@ -113,9 +113,7 @@ def fill(path: Path, waiting: contextlib.ExitStack) -> None:
 
 
 class TestClients:
-    @settings(
-        max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.lists(st.binary(max_size=300), max_size=5))
     @example([b'{"command": "stop"}\n', b"GET / HTTP/1.1\r\n\r\n"])
     @example([b"\x80\x04cos\nsystem\n(S'exit'\ntR."])
@@ -318,7 +316,7 @@ class TestImpostors:
             assert line.startswith(f"No status: {folder / 's'}: what answers there is no super")
         assert len(error.splitlines()) >= 2
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(ANYTHING, st.sampled_from([*GENUINE, None]))
     def test_no_document_is_a_traceback(self, value: Any, key: str | None) -> None:
         """Also one that is right but for one member."""

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import importlib
 import os
 import resource
 import signal
 import sys
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,9 @@ EXHAUST_MEMORY = "demo:exhaust-memory"
 IGNORE_SIGTERM = "demo:ignore-sigterm"
 """Ignore SIGTERM from now on."""
 
+COLLECT_GARBAGE = "demo:collect-garbage"
+"""Collect garbage in the middle of setting context variables, so many times."""
+
 EXIT = "demo:exit"
 """End the process at once, with status 3."""
 
@@ -63,6 +68,7 @@ STARTUP = ("raise", "exit", "hang")
 STARTUP_FILE = "startup-fault"
 
 _hoard: list[bytearray] = []
+_variables = [ContextVar[object](f"demo-{number}") for number in range(40)]
 _tasks: list[asyncio.Task[None]] = []
 
 
@@ -202,6 +208,32 @@ def ignore_sigterm(_: float) -> None:
     _report("ignores SIGTERM")
 
 
+class _Abandoned:
+    """Garbage whose finaliser sets context variables, and uses whatever memory that frees."""
+
+    def __init__(self) -> None:
+        self.cycle = self
+
+    def __del__(self) -> None:
+        for variable in _variables:
+            variable.set(object())
+        self.memory = [b"\xff" * size for size in range(1, 480, 16) for _ in range(40)]
+
+
+def collect_garbage(times: float) -> None:
+    """Run the garbage collector inside `ContextVar.set`, as Python up to 3.11 does by chance."""
+    _report("collects garbage")
+    usual = gc.get_threshold()
+    for variable in _variables:
+        variable.set(object())
+    for number in range(int(times)):
+        _Abandoned()
+        # Which of the next few allocations it is that starts the collector.
+        gc.set_threshold(1 + number % 5)
+        _variables[number % len(_variables)].set(object())
+        gc.set_threshold(*usual)
+
+
 def end(_: float) -> None:
     """End without any tidying."""
     _report("ends")
@@ -217,6 +249,7 @@ _MEASURED = {
     HOARD: hoard,
     EXHAUST_MEMORY: exhaust_memory,
     IGNORE_SIGTERM: ignore_sigterm,
+    COLLECT_GARBAGE: collect_garbage,
     EXIT: end,
 }
 

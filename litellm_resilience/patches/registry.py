@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from litellm_resilience.patches import (
     cached_clients,
     client_disconnect,
+    finalizers,
     lifecycle,
     metrics,
     ownership,
@@ -37,6 +38,7 @@ DISABLE_VARIABLE = "LITELLM_RESILIENCE_DISABLE"
 
 PATCHES: tuple[Patch, ...] = (
     Patch("metrics", "prometheus_client", metrics.apply),
+    Patch("finalizers", "gc.callbacks", finalizers.apply),
     Patch("session-ownership", "AiohttpTransport.aclose", ownership.apply),
     Patch("cached-clients", "LiteLLMAiohttpTransport.handle_async_request", cached_clients.apply),
     Patch("stream-release", "AiohttpResponseStream", stream_release.apply),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import RESILIENT, ProxyProcess, default_config
 
 READY_SECONDS = 120.0
+LOG_LINES = 100
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,10 +64,11 @@ def start_deployment() -> Iterator[StartDeployment]:
 
 
 @pytest.fixture
-async def deployment(shared: Deployment) -> Deployment:
-    """The module's proxy, all well before each test; `shared` is the module's."""
+async def deployment(shared: Deployment) -> AsyncIterator[Deployment]:
+    """The module's proxy, all well before each test, its log shown if that fails."""
     shared.startup_fault("")
     shared.provider.settings.change({"delay": 0.02, "chunks": 5, "chunk_interval": 0.02})
     await shared.well()
     shared.mark()
-    return shared
+    yield shared
+    print("\n".join(shared.log().splitlines()[-LOG_LINES:]))

@@ -106,6 +106,20 @@ async def test_an_exit_in_the_middle_of_a_request_costs_that_request(
     assert traffic.failed == []
 
 
+async def test_finalisers_that_run_while_context_variables_are_set_cost_nothing(
+    deployment: Deployment,
+) -> None:
+    before = await deployment.well()
+    async with deployment.traffic() as traffic:
+        outcome = await deployment.cause(sabotage.COLLECT_GARBAGE, 200)
+        assert not isinstance(outcome, RequestError)
+        assert outcome.status == 200
+        assert len(deployment.sabotaged("collects garbage")) == 1
+        await traffic.goes_on()
+    assert traffic.failed == []
+    assert await deployment.well() == before
+
+
 async def test_out_of_memory_costs_the_requests_of_that_worker_until_it_is_replaced(
     deployment: Deployment,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 import litellm_resilience
-from litellm_resilience.patches import registry
+from litellm_resilience.patches import finalizers, registry
 from litellm_resilience.patches.base import State
 
 
@@ -66,6 +67,18 @@ def test_uninstall_puts_everything_back(litellm_modules: SimpleNamespace) -> Non
     assert attributes(litellm_modules) != before
     litellm_resilience.uninstall()
     assert attributes(litellm_modules) == before
+
+
+def test_the_collector_is_watched_where_it_runs_inside_calls(
+    litellm_modules: SimpleNamespace,
+) -> None:
+    litellm_resilience.uninstall()
+    before = list(gc.callbacks)
+    litellm_resilience.install()
+    hooks = [] if sys.version_info >= (3, 12) else [finalizers.hold_context]
+    assert gc.callbacks == [*before, *hooks]
+    litellm_resilience.uninstall()
+    assert gc.callbacks == before
 
 
 def test_install_and_uninstall_are_idempotent(litellm_modules: SimpleNamespace) -> None:

@@ -28,6 +28,13 @@ def provider() -> Iterator[ProviderThread]:
         yield running
 
 
+def show(proxy: ProxyProcess) -> None:
+    """Tell whoever reads of a failed test what became of the proxy."""
+    ended = proxy.exit_status()
+    state = "still runs" if ended is None else f"ended with status {ended}"
+    print(f"proxy {proxy.pid} {state}; the end of its log:\n{proxy.log_tail(60)}")
+
+
 @pytest.fixture
 def start_proxy(provider: ProviderThread) -> Iterator[StartProxy]:
     """Start proxies that log each session event, and stop them in the end."""
@@ -50,6 +57,7 @@ def start_proxy(provider: ProviderThread) -> Iterator[StartProxy]:
                 sabotage=True,
             )
             running.enter_context(proxy)
+            running.callback(show, proxy)
             proxy.wait_workers(workers, READY_SECONDS)
             return proxy
 

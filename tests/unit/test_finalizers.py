@@ -40,8 +40,9 @@ def collect_garbage(setup: str = "") -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="collects between instructions")
-def test_without_the_patch_the_process_dies() -> None:
-    assert collect_garbage().returncode < 0
+def test_without_the_patch_the_process_does_not_survive() -> None:
+    """Memory is overwritten: SIGSEGV as a rule, else an error, and nobody can promise either."""
+    assert any(collect_garbage().returncode != 0 for _ in range(3))
 
 
 def test_with_it_the_process_lives() -> None:

@@ -69,7 +69,7 @@ def hold_context(phase: str, _: dict[str, Any]) -> None:
     place = _place_of_the_collection()
     if place != _held.place:
         _held.place = place
-        _held.contexts = deque(maxlen=MOST_COLLECTIONS_IN_A_CALL)
+        _held.contexts.clear()
     _held.contexts.append(current)
 
 

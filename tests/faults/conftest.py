@@ -71,4 +71,4 @@ async def deployment(shared: Deployment) -> AsyncIterator[Deployment]:
     await shared.well()
     shared.mark()
     yield shared
-    print("\n".join(shared.log().splitlines()[-LOG_LINES:]))
+    print(shared.proxy.log_tail(LOG_LINES))

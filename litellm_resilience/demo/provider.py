@@ -247,8 +247,8 @@ class FakeProvider:
                     await asyncio.sleep(self.settings.chunk_interval)
                 await response.write(_event(_chunk(model, {"content": f"word{number} "}, None)))
             await response.write(_event(_chunk(model, {}, "stop")))
-            await response.write(b"data: [DONE]\n\n")
-            await response.write_eof()
+            # At once: some clients close the connection at [DONE] instead of reading on to the end.
+            await response.write_eof(b"data: [DONE]\n\n")
             completed = True
         finally:
             self.streams_open -= 1

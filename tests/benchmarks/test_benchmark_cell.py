@@ -10,14 +10,14 @@ from litellm_resilience.demo.proxy import PLAIN, RESILIENT
 
 LOAD = Load(
     seconds=120.0,
-    requests=100,
+    requests=200,
     limit=20,
     jitter=0,
     clients=2,
     stream_clients=2,
     stream_seconds=0.2,
 )
-"""Ended by its requests, five times the limit, however long a busy machine takes over them."""
+"""Ended by its requests, ten times the limit, however long a busy machine takes over them."""
 
 
 def test_our_side_answers_both_loads_from_one_start() -> None:
@@ -29,7 +29,7 @@ def test_our_side_answers_both_loads_from_one_start() -> None:
         assert seen.failures == {}
         assert seen.requests > 0
         assert seen.exit_status is None
-    assert any(seen.recycles for seen in found.loads.values())
+    assert found.loads["json"].recycles
     assert found.all_ready is not None
     assert found.memory is not None
     assert found.memory_at_end is not None

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Comparison, Machine, Result, order, positive
 from litellm_resilience import install, uninstall
-from litellm_resilience.patches import shared_session
-from litellm_resilience.patches.base import Changes, Context, State, first_name
-from litellm_resilience.patches.lifecycle import INITIALISERS
-from litellm_resilience.patches.registry import ModuleSlot
-from litellm_resilience.patches.shared_session import KEY, NAME
+from litellm_resilience.repairs import shared_session
+from litellm_resilience.repairs.base import Changes, Context, PatchState, first_name
+from litellm_resilience.repairs.lifecycle import INITIALISERS
+from litellm_resilience.repairs.registry import ModuleSlot
+from litellm_resilience.repairs.shared_session import KEY, NAME
 from litellm_resilience.session.keeper import SessionKeeper
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class _Bench:
     def _switch(self, side: str) -> None:
         if side == "plain":
             uninstall()
-        elif install()["shared-session"].state is not State.APPLIED:
+        elif install()["shared-session"].state is not PatchState.APPLIED:
             raise SystemExit("the patch shared-session is not applied: see --doctor")
 
     async def _attach(self, functions: dict[str, Any], level: int, name: str) -> Comparison:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 INSTALLED = "installed"
 """Stands for the line that this interpreter has."""
 COMPLETE = ".complete"
-QUERY = "import json; from litellm_resilience.versions import report; print(json.dumps(report()))"
+QUERY = (
+    "import json; from litellm_resilience.command.versions import report; "
+    "print(json.dumps(report()))"
+)
 
 
 class UnusableError(Exception):

@@ -37,7 +37,7 @@ from litellm_resilience.plan.validation import Check, compare
 if TYPE_CHECKING:
     import argparse
 
-OURS = (sys.executable, "-c", "from litellm_resilience.cli import main; main()")
+OURS = (sys.executable, "-c", "from litellm_resilience.command.entry import main; main()")
 UPSTREAM_SUPERVISOR = {"LITELLM_RESILIENCE_DISABLE": "worker-supervisor"}
 TOLERABLE = 0.05
 """Share of requests whose failure leaves the load what it was meant to be."""

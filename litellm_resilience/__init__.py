@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from litellm_resilience.patches.registry import Report
+    from litellm_resilience.repairs.registry import Report
     from litellm_resilience.session.keeper import Counters
 
 __version__ = "0.1.0"
@@ -31,14 +31,14 @@ def install() -> Report:
         ImportError: if LiteLLM's proxy cannot be imported. A patch that does not fit the LiteLLM
             it finds never raises: it is skipped with one warning.
     """
-    from litellm_resilience.patches import registry
+    from litellm_resilience.repairs import registry
 
     return registry.install()
 
 
 def uninstall() -> None:
     """Put back everything that `install` replaced. Idempotent."""
-    from litellm_resilience.patches import registry
+    from litellm_resilience.repairs import registry
 
     registry.uninstall()
 
@@ -49,6 +49,6 @@ def stats() -> Counters:
     Returns:
         Counts since `install`; all zero if the shared session is not patched.
     """
-    from litellm_resilience.patches import registry
+    from litellm_resilience.repairs import registry
 
     return registry.counters()

@@ -1,6 +1,6 @@
 """`python -m litellm_resilience` is `litellm-resilient`."""
 
-from litellm_resilience.cli import main
+from litellm_resilience.command.entry import main
 
 if __name__ == "__main__":
     main()

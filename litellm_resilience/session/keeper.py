@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import ClientSession
 
-from litellm_resilience.backoff import Attempts, Backoff
 from litellm_resilience.session import pool
+from litellm_resilience.session.backoff import Attempts, Backoff
 from litellm_resilience.session.retirement import Retirement, close_now, close_on_its_loop
 
 if TYPE_CHECKING:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience import versions
-from litellm_resilience.supervisor.policy import State
+from litellm_resilience.command import versions
+from litellm_resilience.supervisor.policy import WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
-SERVING = (State.SERVING, State.RETIRING)
+SERVING = (WorkerState.SERVING, WorkerState.RETIRING)
 
 
 def document(

@@ -12,9 +12,10 @@ from prometheus_client.core import (
     Metric,
 )
 
-from litellm_resilience import stats, versions
+from litellm_resilience import stats
+from litellm_resilience.command import versions
 from litellm_resilience.status.document import start_method, worker
-from litellm_resilience.supervisor.policy import State
+from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import BOOT_SECONDS, DRAIN_SECONDS
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ScoreboardCollector:
         yield _info(start_method(self._board))
         yield _gauge("workers_target", "Workers that should serve.", totals.target)
         living = [row.state for _, row in self._board.living()]
-        by_state = {state.value: living.count(state) for state in State}
+        by_state = {state.value: living.count(state) for state in WorkerState}
         yield _labelled(GaugeMetricFamily, "workers", "Workers in each state.", "state", by_state)
         yield from self._per_worker()
         for name, value in self._board.counted().items():

@@ -1,1 +1,1 @@
-"""What recycles workers: limits and their jitter, no LiteLLM in here."""
+"""Starts, watches, replaces and drains uvicorn workers; knows nothing of LiteLLM."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.supervisor import exits, memory
 from litellm_resilience.supervisor.limits import MEGABYTE
-from litellm_resilience.supervisor.policy import Due, State, Worker
+from litellm_resilience.supervisor.policy import Due, Worker, WorkerState
 from litellm_resilience.supervisor.scoreboard import REASON_LENGTH
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Handle:
         self.process = process
         self.link = link
         self.limits = limits
-        self.state = State.BOOTING
+        self.state = WorkerState.BOOTING
         self.since = now
         self.ready_at: float | None = None
         self.due: Due | None = None
@@ -107,12 +107,12 @@ class Handle:
         """Resident memory in bytes when last looked at."""
         return self._row.memory
 
-    def enter(self, state: State, now: float) -> float:
+    def enter(self, state: WorkerState, now: float) -> float:
         """Change the state; return how many seconds the last one took."""
         took = now - self.since
         self.state, self.since = state, now
         self._row.state = state
-        if state is State.SERVING:
+        if state is WorkerState.SERVING:
             self.ready_at = self._turned_at = self._row.ready_at = now
         return took
 
@@ -132,7 +132,7 @@ class Handle:
         if self.process.pid is None:
             return False
         self._row.memory = memory.resident(self.process.pid)
-        if self.state is not State.SERVING:
+        if self.state is not WorkerState.SERVING:
             return False
         if self.limits.memory is not None and self.memory > self.limits.memory:
             held, allowed = self.memory // MEGABYTE, self.limits.memory // MEGABYTE
@@ -171,7 +171,7 @@ class Handle:
     def kill(self, reason: str, now: float) -> None:
         """Have it print its stacks, and kill it a moment later."""
         self.killed_because = reason
-        if hasattr(signal, "SIGQUIT") and self.state is not State.BOOTING:
+        if hasattr(signal, "SIGQUIT") and self.state is not WorkerState.BOOTING:
             self.signal(signal.SIGQUIT)
             self._kill_at = now + STACK_DUMP_SECONDS
         else:
@@ -203,7 +203,7 @@ class Handle:
         """Why it ended, if that was unasked."""
         return exits.cause(
             self.process.exitcode,
-            draining=self.state is State.DRAINING,
+            draining=self.state is WorkerState.DRAINING,
             killed=self.killed_because is not None,
         )
 

@@ -17,7 +17,7 @@ from litellm_resilience.supervisor import policy
 from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
-from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.policy import Due, WorkerState
 from litellm_resilience.supervisor.restarts import Restarts
 from litellm_resilience.supervisor.worker import Assignment
 
@@ -213,8 +213,8 @@ class Supervisor:
             self._journal.due(worker, now - (worker.ready_at or now))
 
     def _listen(self, worker: Handle, message: Said, now: float) -> None:
-        if message is Said.READY and worker.state is State.BOOTING:
-            seconds = worker.enter(State.SERVING, now)
+        if message is Said.READY and worker.state is WorkerState.BOOTING:
+            seconds = worker.enter(WorkerState.SERVING, now)
             self._board.totals.boot.observe(seconds)
             self._journal.ready(worker, seconds)
             self._restarts.ready()
@@ -222,11 +222,11 @@ class Supervisor:
             if self._stop_deadline is not None:
                 worker.stop()
         elif message is Said.LIMIT:
-            if worker.state is State.SERVING and worker.reached_request_limit(now):
+            if worker.state is WorkerState.SERVING and worker.reached_request_limit(now):
                 self._journal.due(worker, now - (worker.ready_at or now))
         elif message is Said.DRAINING:
-            if worker.state is not State.DRAINING:
-                worker.enter(State.DRAINING, now)
+            if worker.state is not WorkerState.DRAINING:
+                worker.enter(WorkerState.DRAINING, now)
             self._journal.draining(worker)
         elif message is Said.UNKNOWN and not worker.misunderstood:
             worker.misunderstood = True
@@ -235,10 +235,10 @@ class Supervisor:
     def _bury(self, worker: Handle, now: float) -> None:
         self._workers.remove(worker)
         totals = self._board.totals
-        if worker.state is State.DRAINING and worker.ended_as_asked:
+        if worker.state is WorkerState.DRAINING and worker.ended_as_asked:
             totals.drain.observe(now - worker.since)
             self._journal.drained(worker, now - worker.since)
-        elif worker.state is State.DRAINING or self._stop_deadline is not None:
+        elif worker.state is WorkerState.DRAINING or self._stop_deadline is not None:
             if not worker.ended_as_asked:
                 totals.count_died(worker.cause)
                 self._journal.lost(worker)
@@ -265,20 +265,20 @@ class Supervisor:
         else:
             worker = next(w for w in self._workers if w.number == action.number)
             if isinstance(action, policy.Retire):
-                worker.enter(State.RETIRING, now)
+                worker.enter(WorkerState.RETIRING, now)
                 self._journal.retiring(worker)
             elif isinstance(action, policy.Drain):
                 worker.successor = self._newest()
                 if worker.due is not None:
                     self._board.totals.count_recycled(worker.due)
-                worker.enter(State.DRAINING, now)
+                worker.enter(WorkerState.DRAINING, now)
                 worker.drain()
             else:
                 worker.kill(action.reason, now)
                 self._journal.killing(worker)
 
     def _newest(self) -> str | None:
-        serving = [worker for worker in self._workers if worker.state is State.SERVING]
+        serving = [worker for worker in self._workers if worker.state is WorkerState.SERVING]
         newest = max(serving, key=lambda worker: worker.number, default=None)
         return newest.name if newest is not None else None
 

@@ -18,7 +18,7 @@ KILL_MARGIN = 5.0
 """Seconds a worker is given to end by itself after its drain timeout."""
 
 
-class State(Enum):
+class WorkerState(Enum):
     """Where a worker is in its life."""
 
     BOOTING = "booting"
@@ -56,7 +56,7 @@ class Worker:
     """
 
     number: int
-    state: State
+    state: WorkerState
     since: float
     ready_at: float | None = None
     turned_at: float = 0.0
@@ -152,8 +152,8 @@ def decide(
     killed = {kill.number for kill in kills}
     alive = [w for w in workers if not w.doomed and w.number not in killed]
     # One that was given up keeps its place until its end is seen, and then counts as a failure.
-    booting = [w for w in workers if w.state is State.BOOTING]
-    serving = [w for w in alive if w.state in (State.SERVING, State.RETIRING)]
+    booting = [w for w in workers if w.state is WorkerState.BOOTING]
+    serving = [w for w in alive if w.state in (WorkerState.SERVING, WorkerState.RETIRING)]
 
     if demand.boot_failed and not demand.ever_ready:
         return [*kills, *([] if booting else [GiveUp()])]
@@ -162,7 +162,7 @@ def decide(
     leaving = sorted(serving, key=_drain_order)[:surplus]
     staying = [w for w in serving if w not in leaving]
     chosen = _chosen(now, staying, settings)
-    retiring = sum(w.state is State.RETIRING for w in staying) + len(chosen)
+    retiring = sum(w.state is WorkerState.RETIRING for w in staying) + len(chosen)
     wanted = demand.target + retiring - len(staying) - len(booting)
     starts = wanted if now >= demand.start_not_before else 0
     return [
@@ -175,16 +175,16 @@ def decide(
 
 def _stuck(now: float, workers: Sequence[Worker], settings: Settings) -> list[tuple[Worker, str]]:
     limits = {
-        State.BOOTING: (settings.boot_timeout, "it was not ready within {:g} s"),
-        State.SERVING: (settings.hang_timeout, "its event loop has not turned for {:g} s"),
-        State.RETIRING: (settings.hang_timeout, "its event loop has not turned for {:g} s"),
-        State.DRAINING: (settings.drain_timeout, "it had not drained within {:g} s"),
+        WorkerState.BOOTING: (settings.boot_timeout, "it was not ready within {:g} s"),
+        WorkerState.SERVING: (settings.hang_timeout, "its event loop has not turned for {:g} s"),
+        WorkerState.RETIRING: (settings.hang_timeout, "its event loop has not turned for {:g} s"),
+        WorkerState.DRAINING: (settings.drain_timeout, "it had not drained within {:g} s"),
     }
     found = []
     for worker in workers:
         seconds, reason = limits[worker.state]
-        margin = KILL_MARGIN if worker.state is State.DRAINING else 0.0
-        serving = worker.state in (State.SERVING, State.RETIRING)
+        margin = KILL_MARGIN if worker.state is WorkerState.DRAINING else 0.0
+        serving = worker.state in (WorkerState.SERVING, WorkerState.RETIRING)
         start = max(worker.ready_at or 0.0, worker.turned_at) if serving else worker.since
         if not worker.doomed and now - start > seconds + margin:
             found.append((worker, reason.format(seconds)))
@@ -192,8 +192,8 @@ def _stuck(now: float, workers: Sequence[Worker], settings: Settings) -> list[tu
 
 
 def _chosen(now: float, staying: Sequence[Worker], settings: Settings) -> list[Worker]:
-    free = settings.max_restarting - sum(w.state is State.RETIRING for w in staying)
-    due = [w for w in staying if w.state is State.SERVING and _is_due(now, w, settings)]
+    free = settings.max_restarting - sum(w.state is WorkerState.RETIRING for w in staying)
+    due = [w for w in staying if w.state is WorkerState.SERVING and _is_due(now, w, settings)]
     return sorted(due, key=_replacement_order)[: max(0, free)]
 
 
@@ -211,8 +211,8 @@ def _replacement_order(worker: Worker) -> tuple[int, float, float]:
 
 def _drain_order(worker: Worker) -> tuple[bool, bool, float, int]:
     return (
-        worker.state is not State.RETIRING,
+        worker.state is not WorkerState.RETIRING,
         worker.due is None,
-        worker.since if worker.state is State.RETIRING else 0.0,
+        worker.since if worker.state is WorkerState.RETIRING else 0.0,
         worker.number,
     )

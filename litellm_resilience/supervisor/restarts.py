@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 
-from litellm_resilience.backoff import Backoff
-
-LENIENT = 5
-"""So many early deaths in a row are answered with an immediate start."""
-FORGOTTEN = 60.0
-"""Seconds after which an early death is not held against the next one."""
-PROVEN = 10.0
-"""Seconds after which a worker that serves has proved that workers can live."""
+IMMEDIATE_RESTARTS = 5
+"""This many early deaths in a row are each followed by an immediate start."""
+EARLY_DEATH_MEMORY = 60.0
+"""Seconds after which an early death no longer counts against the next one."""
+EARLY_DEATH_AGE = 10.0
+"""Seconds; a worker that has served for longer has not died early."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two starts, at most; the first pause is 1 s, each further one twice as long."""
 
 
 class Restarts:
-    """Starts at once after a death, later and later when workers keep dying.
+    """Starts at once after a death, later and later when workers keep dying."""
 
-    Args:
-        backoff: how long to wait.
-    """
-
-    def __init__(self, backoff: Backoff | None = None) -> None:
-        self._backoff = backoff or Backoff(first=1.0, cap=60.0)
+    def __init__(self) -> None:
         self._failed_boots = 0
         self._early_deaths = 0
         self._last_death = -math.inf
@@ -35,13 +30,13 @@ class Restarts:
 
     def died(self, now: float, age: float) -> float:
         """Note that a worker died `age` seconds after it was ready; return the pause."""
-        if age >= PROVEN or now - self._last_death > FORGOTTEN:
+        if age >= EARLY_DEATH_AGE or now - self._last_death > EARLY_DEATH_MEMORY:
             self._early_deaths = 0
         self._last_death = now
-        if age >= PROVEN:
+        if age >= EARLY_DEATH_AGE:
             return 0.0
         self._early_deaths += 1
-        return self._pause(now, self._early_deaths - LENIENT)
+        return self._pause(now, self._early_deaths - IMMEDIATE_RESTARTS)
 
     def ready(self) -> None:
         """Note that a worker became ready."""
@@ -50,6 +45,6 @@ class Restarts:
     def _pause(self, now: float, failures: int) -> float:
         if failures < 1:
             return 0.0
-        pause = self._backoff.pause(failures)
+        pause: float = min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 64))
         self.not_before = max(self.not_before, now + pause)
         return pause

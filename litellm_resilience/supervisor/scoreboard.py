@@ -14,7 +14,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.supervisor.exits import Cause
-from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.policy import Due, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ CAPACITY = 256
 """How many workers there can be at once, draining ones included, unless more are wanted."""
 REASON_LENGTH = 80
 """How many bytes are kept of why a worker is to be replaced."""
-STATES = tuple(State)
+STATES = tuple(WorkerState)
 DUES = tuple(Due)
 CAUSES = tuple(Cause)
 BOOT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -94,12 +94,12 @@ class Row(ctypes.Structure):
     counts: Counts
 
     @property
-    def state(self) -> State | None:
+    def state(self) -> WorkerState | None:
         """Where its worker is in its life; None if no worker has it, or it was overwritten."""
         return STATES[self.state_code - 1] if 0 < self.state_code <= len(STATES) else None
 
     @state.setter
-    def state(self, state: State | None) -> None:
+    def state(self, state: WorkerState | None) -> None:
         self.state_code = 0 if state is None else STATES.index(state) + 1
 
     @property
@@ -219,7 +219,7 @@ class Scoreboard:
             if not row.state_code:
                 row.generation += 1
                 row.before = row.counts
-                row.state = State.BOOTING
+                row.state = WorkerState.BOOTING
                 row.reason = b""
                 row.pid = row.number = row.request_limit = row.memory = 0
                 row.in_flight = row.session_generation = 0

@@ -18,8 +18,9 @@ from typing import Any
 
 import uvicorn
 
-from litellm_resilience.patches import servers, workers
-from litellm_resilience.patches.base import Changes
+from litellm_resilience.repairs.base import Changes
+from litellm_resilience.servers import supervised
+from litellm_resilience.servers import uvicorn as uvicorn_server
 from litellm_resilience.status.services import Visibility
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
@@ -106,15 +107,15 @@ class SmallHost:
 
 def main() -> None:
     options = json.loads(sys.argv[1])
-    supervision = workers.Supervision(
+    supervision = supervised.Supervision(
         Settings(**options["settings"]),
         Recycling(**options["recycling"]),
         visibility=Visibility(metrics_port=options["metrics_port"]),
     )
     arguments = options["uvicorn"]
     if options["limit"] is not None:
-        arguments |= servers.recycling_arguments(options["limit"], options["jitter"])
-    workers.intercept(Changes(), supervision, SmallHost(spawn=options["spawn"]))
+        arguments |= uvicorn_server.recycling_arguments(options["limit"], options["jitter"])
+    supervised.intercept(Changes(), supervision, SmallHost(spawn=options["spawn"]))
     uvicorn.run("small_service:app", **arguments)
 
 

@@ -10,7 +10,7 @@ import threading
 import pytest
 from supervised import Service, alive
 
-from litellm_resilience.supervisor.restarts import LENIENT
+from litellm_resilience.supervisor.restarts import IMMEDIATE_RESTARTS
 
 
 def test_a_killed_worker_is_replaced_and_the_other_serves_on(service: Service) -> None:
@@ -42,7 +42,7 @@ def test_a_worker_that_exits_is_replaced_with_its_status_in_the_log(service: Ser
 
 def test_workers_that_keep_dying_are_replaced_less_and_less_often(service: Service) -> None:
     service.start(workers=1)
-    for _ in range(LENIENT + 2):
+    for _ in range(IMMEDIATE_RESTARTS + 2):
         with pytest.raises(ConnectionError):
             service.client().get("/exit/1")
     service.wait_log("workers keep dying, next start in 1 s")

@@ -36,11 +36,11 @@ async def app(scope, receive, send):
 SERVE = """
 import sys
 import uvicorn
-from litellm_resilience.patches import servers
+from litellm_resilience.servers import uvicorn as uvicorn_server
 
 if __name__ == "__main__":
     port, limit, jitter = map(int, sys.argv[1:])
-    recycling = servers.recycling_arguments(limit, jitter)
+    recycling = uvicorn_server.recycling_arguments(limit, jitter)
     uvicorn.run("small_app:app", port=port, workers=2, lifespan="off", **recycling)
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litellm_resilience.backoff import Attempts, Backoff
+from litellm_resilience.session.backoff import Attempts, Backoff
 
 
 @given(failures=st.integers(1, 10_000))

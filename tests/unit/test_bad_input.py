@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from litellm_resilience import cli, options
+from litellm_resilience.command import entry as cli
+from litellm_resilience.command import options
 
 NO_INTEGERS = ["", " ", "many", "1.5", "1e3", "0x10", "nan", "inf", "-inf", "1 2", "--", "\u221e"]
 NO_NUMBERS = ["", " ", "soon", "1,5", "0x10", "nan", "NaN", "inf", "-inf", "1e999", "5s", "1 2"]
@@ -69,10 +70,10 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture) -> I
     for name in [name for option in OPTIONS.values() for name in variables(option)]:
         monkeypatch.delenv(name, raising=False)
     targets = (
-        "litellm_resilience.cli._run_litellm",
-        "litellm_resilience.doctor.run",
-        "litellm_resilience.status.command.run",
-        "litellm_resilience.plan.command._show",
+        "litellm_resilience.command.entry._run_litellm",
+        "litellm_resilience.command.doctor.run",
+        "litellm_resilience.command.status.run",
+        "litellm_resilience.command.plan._show",
         "litellm_resilience.plan.boot.measured_seconds",
     )
     started = [mocker.patch(target, side_effect=AssertionError(target)) for target in targets]

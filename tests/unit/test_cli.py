@@ -19,7 +19,7 @@ class Forbid:
         if name == "litellm" or name.startswith("litellm."):
             raise AssertionError("LiteLLM was imported")
 sys.meta_path.insert(0, Forbid())
-from litellm_resilience.cli import main
+from litellm_resilience.command.entry import main
 main()
 """
 

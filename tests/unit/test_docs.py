@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from litellm_resilience import options
+from litellm_resilience.command import options
 
 PROJECT = Path(__file__).parents[2]
 DOCS = sorted(PROJECT.glob("docs/*.md"))

@@ -10,13 +10,13 @@ import weakref
 
 import pytest
 
-from litellm_resilience.patches import finalizers
-from litellm_resilience.patches.finalizers import hold_context
+from litellm_resilience.repairs import finalizers
+from litellm_resilience.repairs.finalizers import hold_context
 
 COLLECT = """
 import gc
 from litellm_resilience.demo.sabotage import collect_garbage
-from litellm_resilience.patches.finalizers import hold_context
+from litellm_resilience.repairs.finalizers import hold_context
 {setup}
 collect_garbage(200)
 print("survived")

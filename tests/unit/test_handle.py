@@ -17,7 +17,7 @@ from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.handle import STACK_DUMP_SECONDS, Handle
 from litellm_resilience.supervisor.limits import MEGABYTE, Limits
 from litellm_resilience.supervisor.link import Link, Said, Told
-from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.policy import Due, WorkerState
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 PID = 4242
@@ -96,7 +96,7 @@ def serve(boot: Callable[..., Handle]) -> Callable[..., Handle]:
 
     def serving(**limits: Any) -> Handle:
         handle = boot(**limits)
-        handle.enter(State.SERVING, now=10.0)
+        handle.enter(WorkerState.SERVING, now=10.0)
         return handle
 
     return serving
@@ -123,7 +123,7 @@ def holding(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 class TestStates:
     def test_a_new_worker_is_booting(self, boot: Callable[..., Handle]) -> None:
         view = boot().view()
-        assert (view.number, view.state, view.since) == (1, State.BOOTING, 0.0)
+        assert (view.number, view.state, view.since) == (1, WorkerState.BOOTING, 0.0)
         assert view.ready_at is None
         assert view.due is None
         assert not view.doomed
@@ -131,14 +131,14 @@ class TestStates:
     def test_a_ready_worker_is_seen_to_turn(self, boot: Callable[..., Handle]) -> None:
         """A long boot must not look like a hang."""
         handle = boot()
-        assert handle.enter(State.SERVING, now=100.0) == 100.0
+        assert handle.enter(WorkerState.SERVING, now=100.0) == 100.0
         view = handle.view()
         assert (view.since, view.ready_at, view.turned_at) == (100.0, 100.0, 100.0)
 
     def test_it_was_ready_only_once(self, serve: Callable[..., Handle]) -> None:
         handle = serve()
-        assert handle.enter(State.RETIRING, now=15.0) == 5.0
-        assert handle.enter(State.DRAINING, now=17.0) == 2.0
+        assert handle.enter(WorkerState.RETIRING, now=15.0) == 5.0
+        assert handle.enter(WorkerState.DRAINING, now=17.0) == 2.0
         assert (handle.since, handle.ready_at) == (17.0, 10.0)
 
 
@@ -272,9 +272,11 @@ class TestLimits:
         assert not handle.observe(now=100.0)
         assert (handle.due, handle.reason) == (Due.ROLL, "is old")
 
-    @pytest.mark.parametrize("state", [State.BOOTING, State.RETIRING, State.DRAINING])
+    @pytest.mark.parametrize(
+        "state", [WorkerState.BOOTING, WorkerState.RETIRING, WorkerState.DRAINING]
+    )
     def test_only_a_serving_worker_reaches_a_limit(
-        self, state: State, serve: Callable[..., Handle], holding: Callable[[int], None]
+        self, state: WorkerState, serve: Callable[..., Handle], holding: Callable[[int], None]
     ) -> None:
         holding(1000)
         handle = serve(memory=100 * MEGABYTE, lifetime=60.0)
@@ -327,10 +329,12 @@ class TestEnd:
         assert handle.view().doomed
 
     @needs_sigquit
-    @pytest.mark.parametrize("state", [State.SERVING, State.RETIRING, State.DRAINING])
+    @pytest.mark.parametrize(
+        "state", [WorkerState.SERVING, WorkerState.RETIRING, WorkerState.DRAINING]
+    )
     def test_a_later_worker_prints_its_stacks_before(
         self,
-        state: State,
+        state: WorkerState,
         serve: Callable[..., Handle],
         process: FakeProcess,
         signals: list[tuple[int, int]],

@@ -8,17 +8,16 @@ import threading
 import pytest
 from pytest_mock import MockerFixture
 
-from litellm_resilience import asgi
-from litellm_resilience.patches import host, warmup
-from litellm_resilience.patches.host import LiteLLMHost
-from litellm_resilience.patches.workers import Supervision
+from litellm_resilience.servers import application, host, warmup
+from litellm_resilience.servers.host import LiteLLMHost
+from litellm_resilience.servers.supervised import Supervision
 from litellm_resilience.supervisor import preload
 from litellm_resilience.supervisor.limits import Recycling
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_loaded(mocker: MockerFixture) -> None:
-    mocker.patch.object(asgi, "create_app")
+    mocker.patch.object(application, "create_app")
     mocker.patch.object(host, "warm_up")
     mocker.patch.object(host, "_reserve_for_forking", return_value=None)
     mocker.patch.object(preload, "_native_threads", return_value=0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from litellm_resilience.backoff import Backoff
+from litellm_resilience.session.backoff import Backoff
 from litellm_resilience.session.keeper import SessionKeeper
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from litellm_resilience.backoff import Backoff
+from litellm_resilience.session.backoff import Backoff
 from litellm_resilience.session.keeper import SessionKeeper
 
 CAP = 8.0

@@ -10,7 +10,7 @@ import aiohttp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from litellm_resilience.backoff import Backoff
+from litellm_resilience.session.backoff import Backoff
 from litellm_resilience.session.keeper import SessionKeeper
 
 CAP = 8.0

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from litellm_resilience.patches.base import log_unexpected
+from litellm_resilience.repairs.base import log_unexpected
 
 
 def test_a_swallowed_exception_is_logged_with_its_traceback(

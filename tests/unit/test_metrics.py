@@ -9,7 +9,7 @@ from metrics_doc import documented
 
 from litellm_resilience.session.keeper import Counters
 from litellm_resilience.supervisor.figures import Figures
-from litellm_resilience.supervisor.policy import State
+from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import CAUSES, DUES, Scoreboard
 
 prometheus_client = pytest.importorskip("prometheus_client")
@@ -21,7 +21,7 @@ def board() -> Scoreboard:
     found = Scoreboard.create(multiprocessing.get_context("spawn"), 4)
     for answered in (3, 4):
         row = found.row(found.claim())
-        row.state, row.request_limit = State.SERVING, 10
+        row.state, row.request_limit = WorkerState.SERVING, 10
         Figures(row, 0.1).turned(1.0, answered, 1, Counters(pool_waits=2))
     found.totals.target = 2
     found.totals.boot.observe(0.3)

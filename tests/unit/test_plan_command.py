@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from pytest_mock import MockerFixture
 
-from litellm_resilience.cli import cli
+from litellm_resilience.command.entry import cli
 from litellm_resilience.plan import boot, deploy, outlook, picture, terminal, wording
 from litellm_resilience.plan.chart import Chart
 from litellm_resilience.plan.timeline import Recycle, Timeline
@@ -28,7 +28,7 @@ class Forbid:
         if name.partition(".")[0] in {"litellm", "uvicorn", "aiohttp", "matplotlib"}:
             raise AssertionError(f"{name} was imported")
 sys.meta_path.insert(0, Forbid())
-from litellm_resilience.cli import main
+from litellm_resilience.command.entry import main
 main()
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from litellm_resilience.cli import cli
+from litellm_resilience.command.entry import cli
 
 README = Path(__file__).parents[2] / "README.md"
 

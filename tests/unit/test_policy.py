@@ -20,8 +20,8 @@ from litellm_resilience.supervisor.policy import (
     Retire,
     Settings,
     Start,
-    State,
     Worker,
+    WorkerState,
     decide,
 )
 from litellm_resilience.supervisor.restarts import Restarts
@@ -35,20 +35,21 @@ SETTINGS = Settings(
 def serving(number: int, **known: Any) -> Worker:
     """Return a worker that has served for 100 s and turns."""
     return replace(
-        Worker(number, State.SERVING, since=NOW - 100, ready_at=NOW - 100, turned_at=NOW), **known
+        Worker(number, WorkerState.SERVING, since=NOW - 100, ready_at=NOW - 100, turned_at=NOW),
+        **known,
     )
 
 
 def retiring(number: int, **known: Any) -> Worker:
-    return serving(number, **{"state": State.RETIRING, "due": Due.LIFETIME, **known})
+    return serving(number, **{"state": WorkerState.RETIRING, "due": Due.LIFETIME, **known})
 
 
 def booting(number: int, **known: Any) -> Worker:
-    return replace(Worker(number, State.BOOTING, since=NOW), **known)
+    return replace(Worker(number, WorkerState.BOOTING, since=NOW), **known)
 
 
 def draining(number: int, **known: Any) -> Worker:
-    return serving(number, **{"state": State.DRAINING, "since": NOW, **known})
+    return serving(number, **{"state": WorkerState.DRAINING, "since": NOW, **known})
 
 
 def decided(
@@ -235,15 +236,15 @@ class World:
     boot_failed: bool = False
     given_up: bool = False
 
-    def in_state(self, *states: State) -> list[Worker]:
+    def in_state(self, *states: WorkerState) -> list[Worker]:
         return [worker for worker in self.workers.values() if worker.state in states]
 
-    def alive(self, *states: State) -> list[Worker]:
+    def alive(self, *states: WorkerState) -> list[Worker]:
         return [worker for worker in self.in_state(*states) if not worker.doomed]
 
     @property
     def capacity(self) -> int:
-        return len(self.alive(State.SERVING, State.RETIRING))
+        return len(self.alive(WorkerState.SERVING, WorkerState.RETIRING))
 
     def change(self, worker: Worker, **news: Any) -> None:
         self.workers[worker.number] = replace(worker, **news)
@@ -251,7 +252,7 @@ class World:
     def end(self, worker: Worker) -> None:
         """See the end of a worker, as the supervisor does."""
         del self.workers[worker.number]
-        if worker.state is State.DRAINING:
+        if worker.state is WorkerState.DRAINING:
             return
         if worker.ready_at is None:
             self.boot_failed = True
@@ -284,19 +285,19 @@ class World:
         elif isinstance(action, GiveUp):
             assert self.boot_failed
             assert not self.ever_ready
-            assert not self.alive(State.BOOTING)
+            assert not self.alive(WorkerState.BOOTING)
             self.given_up = True
         else:
             worker = self.workers[action.number]
             assert not worker.doomed
             if isinstance(action, Retire):
-                assert worker.state is State.SERVING
+                assert worker.state is WorkerState.SERVING
                 assert worker.due is not None
-                self.change(worker, state=State.RETIRING, since=self.now)
-                assert len(self.alive(State.RETIRING)) <= self.settings.max_restarting
+                self.change(worker, state=WorkerState.RETIRING, since=self.now)
+                assert len(self.alive(WorkerState.RETIRING)) <= self.settings.max_restarting
             elif isinstance(action, Drain):
-                assert worker.state in (State.SERVING, State.RETIRING)
-                self.change(worker, state=State.DRAINING, since=self.now)
+                assert worker.state in (WorkerState.SERVING, WorkerState.RETIRING)
+                self.change(worker, state=WorkerState.DRAINING, since=self.now)
                 assert self.capacity >= self.target
             else:
                 assert self.deserves_to_be_killed(worker)
@@ -305,15 +306,15 @@ class World:
     def start(self) -> None:
         assert self.now >= self.restarts.not_before
         self.started += 1
-        self.workers[self.started] = Worker(self.started, State.BOOTING, since=self.now)
+        self.workers[self.started] = Worker(self.started, WorkerState.BOOTING, since=self.now)
         missing = max(0, self.target - self.capacity)
-        assert len(self.alive(State.BOOTING)) <= missing + self.settings.max_restarting
+        assert len(self.alive(WorkerState.BOOTING)) <= missing + self.settings.max_restarting
 
     def deserves_to_be_killed(self, worker: Worker) -> bool:
         elapsed = self.now - worker.since
-        if worker.state is State.BOOTING:
+        if worker.state is WorkerState.BOOTING:
             return elapsed > self.settings.boot_timeout
-        if worker.state is State.DRAINING:
+        if worker.state is WorkerState.DRAINING:
             return elapsed > self.settings.drain_timeout + KILL_MARGIN
         return worker.number in self.hung
 
@@ -322,14 +323,14 @@ class World:
         hopeful = self.ever_ready or not self.boot_failed
         if hopeful and self.now >= self.restarts.not_before:
             # One that was given up has not been seen to end yet, and will count as a failure.
-            assert self.capacity + len(self.in_state(State.BOOTING)) >= self.target
+            assert self.capacity + len(self.in_state(WorkerState.BOOTING)) >= self.target
         waiting = [
             worker
-            for worker in self.alive(State.SERVING)
+            for worker in self.alive(WorkerState.SERVING)
             if worker.due is Due.ROLL
             or (worker.due and self.now - (worker.ready_at or 0) >= self.settings.min_lifetime)
         ]
-        busy = len(self.alive(State.RETIRING)) >= self.settings.max_restarting
+        busy = len(self.alive(WorkerState.RETIRING)) >= self.settings.max_restarting
         assert not hopeful or busy or not waiting
 
     # What happens to it; `choice` picks a worker or a quantity
@@ -347,41 +348,47 @@ class World:
                 self.change(worker, turned_at=self.now)
 
     def become_ready(self, choice: int) -> None:
-        worker = pick(self.in_state(State.BOOTING), choice)
+        worker = pick(self.in_state(WorkerState.BOOTING), choice)
         if worker:
             self.change(
-                worker, state=State.SERVING, since=self.now, ready_at=self.now, turned_at=self.now
+                worker,
+                state=WorkerState.SERVING,
+                since=self.now,
+                ready_at=self.now,
+                turned_at=self.now,
             )
             self.ever_ready = True
             self.restarts.ready()
 
     def fail_to_boot(self, choice: int) -> None:
-        self.end_one(choice, State.BOOTING)
+        self.end_one(choice, WorkerState.BOOTING)
 
     def die(self, choice: int) -> None:
-        self.end_one(choice, State.SERVING, State.RETIRING)
+        self.end_one(choice, WorkerState.SERVING, WorkerState.RETIRING)
 
     def drained(self, choice: int) -> None:
-        self.end_one(choice, State.DRAINING)
+        self.end_one(choice, WorkerState.DRAINING)
 
-    def end_one(self, choice: int, *states: State) -> None:
+    def end_one(self, choice: int, *states: WorkerState) -> None:
         worker = pick(self.in_state(*states), choice)
         if worker:
             self.end(worker)
 
     def drain_by_itself(self, choice: int) -> None:
         """As after a SIGTERM that was not the supervisor's."""
-        worker = pick(self.in_state(State.SERVING, State.RETIRING), choice)
+        worker = pick(self.in_state(WorkerState.SERVING, WorkerState.RETIRING), choice)
         if worker:
-            self.change(worker, state=State.DRAINING, since=self.now)
+            self.change(worker, state=WorkerState.DRAINING, since=self.now)
 
     def hang(self, choice: int) -> None:
-        worker = pick(self.in_state(State.SERVING, State.RETIRING, State.DRAINING), choice)
+        worker = pick(
+            self.in_state(WorkerState.SERVING, WorkerState.RETIRING, WorkerState.DRAINING), choice
+        )
         if worker:
             self.hung.add(worker.number)
 
     def reach_limit(self, choice: int) -> None:
-        worker = pick([w for w in self.in_state(State.SERVING) if w.due is None], choice)
+        worker = pick([w for w in self.in_state(WorkerState.SERVING) if w.due is None], choice)
         if worker:
             due = (Due.REQUESTS, Due.MEMORY, Due.LIFETIME)[choice % 3]
             self.change(worker, due=due, due_at=self.now, memory=choice)
@@ -400,10 +407,10 @@ class World:
     def calm_down(self) -> None:
         """Let all go well for a while."""
         for _ in range(4 + len(self.workers)):
-            while self.alive(State.BOOTING):
+            while self.alive(WorkerState.BOOTING):
                 self.become_ready(0)
                 self.settle()
-            for worker in self.in_state(State.DRAINING):
+            for worker in self.in_state(WorkerState.DRAINING):
                 if worker.number not in self.hung:
                     self.end(worker)
             self.pass_time(100.0)
@@ -454,5 +461,5 @@ def test_any_history(
         return
     assert not was_due & set(world.workers)
     states = [worker.state for worker in world.workers.values()]
-    assert states == [State.SERVING] * world.target
+    assert states == [WorkerState.SERVING] * world.target
     assert not any(worker.due for worker in world.workers.values())

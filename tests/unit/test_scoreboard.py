@@ -23,7 +23,7 @@ from litellm_resilience.supervisor.figures import LAG_WINDOW, Figures
 from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.limits import Limits
 from litellm_resilience.supervisor.link import Link
-from litellm_resilience.supervisor.policy import Demand, Due, Settings, State, decide
+from litellm_resilience.supervisor.policy import Demand, Due, Settings, WorkerState, decide
 from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -45,7 +45,7 @@ class TestRows:
     def test_each_worker_gets_a_row_of_its_own(self) -> None:
         board = make()
         assert [board.claim() for _ in range(3)] == [0, 1, 2]
-        assert [row.state for _, row in board.living()] == [State.BOOTING] * 3
+        assert [row.state for _, row in board.living()] == [WorkerState.BOOTING] * 3
 
     def test_a_full_board_refuses(self) -> None:
         """As the operating system refuses a process: the supervisor tries again later."""
@@ -68,8 +68,8 @@ class TestRows:
         write(board, slot, 2)
         assert (row.requests, board.counted()["requests"]) == (2, 9)
 
-    @pytest.mark.parametrize("state", list(State))
-    def test_a_state_is_read_as_it_was_written(self, state: State) -> None:
+    @pytest.mark.parametrize("state", list(WorkerState))
+    def test_a_state_is_read_as_it_was_written(self, state: WorkerState) -> None:
         board = make(1)
         row = board.row(board.claim())
         row.state = state
@@ -127,7 +127,7 @@ class TestGarbage:
         assert board.claim() == slot
         assert board.row(slot).requests == 0
 
-    @given(st.integers(len(State) + 1, 2**64 - 1))
+    @given(st.integers(len(WorkerState) + 1, 2**64 - 1))
     def test_a_row_in_an_impossible_state_is_not_given_away(self, code: int) -> None:
         board = make(1)
         board.row(board.claim()).state_code = code
@@ -139,7 +139,7 @@ class TestGarbage:
     def test_the_policy_goes_on(self, turned_at: float) -> None:
         board = make(1)
         handle = handle_of(board, board.claim())
-        handle.enter(State.SERVING, 1.0)
+        handle.enter(WorkerState.SERVING, 1.0)
         row = board.row(0)
         row.turned_at = turned_at
         row.counts.requests, row.before.requests, row.memory = 0, 2**64 - 1, 2**64 - 1
@@ -192,7 +192,7 @@ class TestLag:
         """Return the lag after an event loop has turned at these times."""
         board = make(1)
         row = board.row(board.claim())
-        row.state = State.SERVING
+        row.state = WorkerState.SERVING
         figures = Figures(row, TICK)
         for now in times:
             figures.turned(now, 0, 0, Counters())
@@ -218,7 +218,7 @@ class TestLag:
     def test_a_loop_that_stands_still_now_shows(self) -> None:
         board = make(1)
         row = board.row(board.claim())
-        row.state = State.SERVING
+        row.state = WorkerState.SERVING
         Figures(row, TICK).turned(10.0, 0, 0, Counters())
         assert event_loop_lag(row, 10.2) == 0.0
         assert event_loop_lag(row, 40.0) > 29.0

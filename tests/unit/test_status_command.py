@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
+from litellm_resilience.command import status as command
 from litellm_resilience.session.keeper import Counters
-from litellm_resilience.status import channel, command, table
+from litellm_resilience.status import channel, table
 from litellm_resilience.status.document import document
 from litellm_resilience.supervisor.figures import Figures
-from litellm_resilience.supervisor.policy import Due, State
+from litellm_resilience.supervisor.policy import Due, WorkerState
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no Unix sockets here")
@@ -26,7 +27,7 @@ def state() -> dict[str, Any]:
     """What a supervisor with one retiring and one booting worker tells at 200 s."""
     board = Scoreboard.create(multiprocessing.get_context("spawn"), 4)
     row = board.row(board.claim())
-    row.number, row.pid, row.state = 5, 4711, State.RETIRING
+    row.number, row.pid, row.state = 5, 4711, WorkerState.RETIRING
     row.ready_at, row.memory, row.request_limit = 100.0, 300 * 1024 * 1024, 50
     row.reason = b"has answered 52 requests"
     counters = Counters(generation=2, recreated=1, prevented_closes=3, pool_waits=4)

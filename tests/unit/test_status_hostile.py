@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typing_extensions import Self
 
-from litellm_resilience.status import channel, command, table
+from litellm_resilience.command import status as command
+from litellm_resilience.status import channel, table
 from litellm_resilience.status.channel import StatusSocket, UnavailableError, ask
 from litellm_resilience.status.document import document
 from litellm_resilience.supervisor.scoreboard import Scoreboard

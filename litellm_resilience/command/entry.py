@@ -1,0 +1,149 @@
+"""The command `litellm-resilient`.
+
+Our own options are checked, and questions that need no LiteLLM are answered, before LiteLLM is
+imported, which takes seconds. The module must stay cheap to import: every worker that uvicorn
+spawns imports it again as its main module.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from litellm_resilience.command import options, versions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PROGRAM = "litellm-resilient"
+ARGUMENTS = "litellm_resilience.arguments"
+MODES = ("doctor", "status", "plan")
+"""The options that ask something instead of serving."""
+
+
+class EntryCommand(click.Command):
+    """Parses our own options only, and passes all arguments on to LiteLLM's command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments as they were given, then check ours."""
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def _dispatch(
+    *,
+    version: bool,
+    watch: bool,
+    as_json: bool,
+    status_socket: Path | None,
+    resilience_metrics_port: int | None,
+    **others: Any,
+) -> None:
+    context = click.get_current_context()
+    if version:
+        _print_versions()
+        return
+    mode = _mode(**{name: others[name] for name in MODES})
+    if as_json and mode is None:
+        raise click.UsageError("--json goes with --doctor, --status or --plan.")
+    if watch and mode != "status":
+        raise click.UsageError("--watch goes with --status.")
+    if mode == "plan":
+        _plan(context.meta[ARGUMENTS], context)
+        return
+    _refuse_planning_options(context)
+    if mode == "status":
+        from litellm_resilience.command import status as status_command
+
+        context.exit(status_command.run(status_socket, as_json=as_json, watch=watch))
+    _check_environment()
+    if resilience_metrics_port is not None:
+        _check_metrics()
+    if mode == "doctor":
+        from litellm_resilience.command import doctor as doctor_module
+
+        context.exit(doctor_module.run(as_json=as_json))
+    _run_litellm(context.meta[ARGUMENTS], context)
+
+
+def _mode(**asked: bool) -> str | None:
+    """Return which question was asked, if any was."""
+    modes = [name for name, given in asked.items() if given]
+    if len(modes) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{mode}' for mode in modes)} exclude each other.")
+    return modes[0] if modes else None
+
+
+def _refuse_planning_options(context: click.Context) -> None:
+    for option in options.planning_options():
+        if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option.opts[0]} goes with --plan.")
+
+
+def _plan(arguments: Sequence[str], context: click.Context) -> None:
+    from litellm_resilience.command.plan import command
+
+    command().main(args=list(arguments), prog_name=context.info_name)
+
+
+def _print_versions() -> None:
+    found = versions.report()
+    for name in ("litellm-resilience", "litellm", "uvicorn"):
+        click.echo(f"{name} {found[name] or 'not installed'}")
+
+
+def _check_environment() -> None:
+    from litellm_resilience.repairs import registry
+
+    try:
+        registry.disabled_patches()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check_metrics() -> None:
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise click.UsageError(
+            "--resilience_metrics_port needs prometheus_client. "
+            "Install it with: pip install 'litellm-resilience[metrics]'"
+        )
+
+
+def _run_litellm(arguments: Sequence[str], context: click.Context) -> None:
+    from litellm_resilience.supervisor.preload import ImportReads
+
+    with ImportReads() as reads:
+        try:
+            from litellm_resilience.command.extended import extended_command
+
+            command = extended_command()
+        except ImportError as error:
+            raise click.ClickException(
+                f"LiteLLM's proxy cannot be imported: {error}. "
+                "Install it with: pip install 'litellm-resilience[proxy]'"
+            ) from error
+        command.main(args=list(arguments), prog_name=context.info_name, obj=reads)
+
+
+cli = EntryCommand(
+    name=PROGRAM,
+    params=[
+        *options.serving_options(),
+        *options.inspection_options(),
+        *options.planning_options(),
+        options.version_option(),
+    ],
+    callback=_dispatch,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+
+
+def main() -> None:
+    """Run the command with the process's arguments."""
+    cli.main(args=sys.argv[1:], prog_name=PROGRAM)

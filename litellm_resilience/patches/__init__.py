@@ -1,1 +1,0 @@
-"""What patches LiteLLM: one module per fault, each listed in `registry.PATCHES`."""

@@ -1,0 +1,1 @@
+"""Repairs LiteLLM: one module for each fault, each listed in `registry.PATCHES`."""

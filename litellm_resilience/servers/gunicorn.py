@@ -1,0 +1,171 @@
+"""gunicorn's workers: gunicorn stays the master, its workers drain and say what they do.
+
+LiteLLM has gunicorn fork its workers from the command's own process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import time
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.repairs import metrics, registry
+from litellm_resilience.repairs.base import Outcome, PatchState, require
+from litellm_resilience.servers import application
+from litellm_resilience.servers.notices import NO_LIMIT, warn, warn_of_ineffective
+from litellm_resilience.servers.warmup import warm_up
+from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor.drain import TICK, DrainingServer
+from litellm_resilience.supervisor.figures import Figures
+from litellm_resilience.supervisor.policy import WorkerState
+from litellm_resilience.supervisor.preload import share_memory
+from litellm_resilience.supervisor.scoreboard import Scoreboard
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from litellm_resilience.repairs.base import Changes
+    from litellm_resilience.servers.supervised import Supervision
+
+
+def intercept(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
+    """Prepare whatever gunicorn starts from now on.
+
+    Args:
+        changes: where to note what is replaced.
+        jitter: additional requests a worker may serve, at most; gunicorn draws it.
+        supervision: of which only the drain timeout applies.
+    """
+    from gunicorn.app.base import BaseApplication
+
+    original: Callable[..., Any] = BaseApplication.run
+
+    def run(self: Any) -> Any:
+        supervision.imports_done()
+        warm_up(application.create_app(), self.cfg.workers)
+        share_memory()
+        if jitter is not None and not self.cfg.max_requests:
+            warn(NO_LIMIT)
+        elif jitter is not None:
+            self.cfg.set("max_requests_jitter", jitter)
+        warn_of_ineffective("gunicorn", set(supervision.given) - {"worker_drain_timeout"})
+        if outcome().state is PatchState.APPLIED:
+            _announce_drain(changes, supervision.settings.drain_timeout)
+            keep_scoreboard(self.cfg)
+        return original(self)
+
+    changes.replace(BaseApplication, "run", run)
+
+
+def outcome() -> Outcome:
+    """Say whether gunicorn's workers can be given an announced drain."""
+    effect = "a retiring gunicorn worker announces its end"
+    try:
+        return registry.server_outcome(
+            registry.GUNICORN_DRAIN, lambda: require(workers_module(), "Server"), effect
+        )
+    except ImportError:
+        return Outcome(PatchState.NOT_NEEDED, "gunicorn is not installed")
+
+
+def workers_module() -> ModuleType:
+    """Return the module with the workers that LiteLLM has gunicorn use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return importlib.import_module("uvicorn.workers")
+
+
+def _announce_drain(changes: Changes, timeout: float) -> None:
+    """Give gunicorn's uvicorn workers, which are forked later, a server that drains.
+
+    uvicorn's own starves gunicorn's heartbeat while it waits for the last replies; the draining
+    one keeps ticking.
+    """
+
+    class TimedServer(GunicornServer):
+        drain_timeout = timeout
+
+    changes.replace(workers_module(), "Server", TimedServer)
+
+
+class GunicornServer(DrainingServer):
+    """A draining server that writes its row of the scoreboard, if its worker has one."""
+
+    _figures: Figures | None = None
+    _row: scoreboard.Row | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does."""
+        await super().startup(sockets=sockets)
+        entered = scoreboard.entered()
+        if self.started and entered is not None:
+            board, slot = entered
+            self._row = board.row(slot)
+            self._row.ready_at = time.monotonic()
+            self._row.state = WorkerState.SERVING
+            board.totals.boot.observe(self._row.ready_at - self._row.started_at)
+            self._figures = Figures(self._row, TICK)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Write the row."""
+        if self._figures is not None:
+            self._figures.record(self.server_state, registry.counters())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain."""
+        if self._row is not None:
+            self._row.state = WorkerState.DRAINING
+        await super().shutdown(sockets=sockets)
+
+
+def keep_scoreboard(cfg: Any) -> Scoreboard:
+    """Give each worker that gunicorn forks a row of one scoreboard.
+
+    The master claims the row before it forks and releases it when it has reaped the worker.
+
+    Args:
+        cfg: gunicorn's settings, whose hooks are extended.
+    """
+    board = Scoreboard.for_workers(multiprocessing.get_context("fork"), cfg.workers)
+    board.totals.target = cfg.workers
+    slots: dict[int, int] = {}
+
+    def pre_fork(_: Any, worker: Any) -> None:
+        with suppress(BlockingIOError):  # without a row it serves as well
+            slots[worker.age] = slot = board.claim()
+            row = board.row(slot)
+            row.number, row.started_at = worker.age, time.monotonic()
+            board.totals.started += 1
+
+    def post_fork(_: Any, worker: Any) -> None:
+        if worker.age in slots:
+            slot = slots[worker.age]
+            row = board.row(slot)
+            row.pid = os.getpid()
+            row.request_limit = worker.max_requests if cfg.max_requests else 0
+            scoreboard.enter(board, slot)
+
+    def child_exit(_: Any, worker: Any) -> None:
+        slot = slots.pop(worker.age, None)
+        if slot is not None:
+            metrics.forget(slot)
+            board.release(slot)
+
+    for hook in (pre_fork, post_fork, child_exit):
+        cfg.set(hook.__name__, _both(getattr(cfg, hook.__name__), hook))
+    return board
+
+
+def _both(first: Callable[[Any, Any], Any], second: Callable[[Any, Any], None]) -> Any:
+    def hook(arbiter: Any, worker: Any) -> None:
+        first(arbiter, worker)
+        second(arbiter, worker)
+
+    return hook

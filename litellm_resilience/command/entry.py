@@ -115,7 +115,7 @@ def _check_metrics() -> None:
 
 
 def _run_litellm(arguments: Sequence[str], context: click.Context) -> None:
-    from litellm_resilience.supervisor.preload import ImportReads
+    from litellm_resilience.supervisor.environment import ImportReads
 
     with ImportReads() as reads:
         try:

@@ -16,9 +16,9 @@ from litellm_resilience.command import options
 from litellm_resilience.servers import interception
 from litellm_resilience.servers.supervised import Supervision
 from litellm_resilience.status.services import Visibility
+from litellm_resilience.supervisor.environment import ImportReads
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
-from litellm_resilience.supervisor.preload import ImportReads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+from typing import TYPE_CHECKING
 
 from litellm_resilience.servers import application
 from litellm_resilience.servers.warmup import warm_up
 from litellm_resilience.supervisor import preload
+
+if TYPE_CHECKING:
+    from litellm_resilience.supervisor.environment import ImportReads
 
 REAPER_THREAD = "litellm-orphan-query-engine-reaper"
 """LiteLLM 1.106.0 and later (litellm/proxy/db/query_engine_reaper.py): sleeps between two looks at
@@ -25,7 +29,7 @@ class LiteLLMHost:
         reads: what modules have read of the environment, if that was watched.
     """
 
-    def __init__(self, reads: preload.ImportReads | None = None) -> None:
+    def __init__(self, reads: ImportReads | None = None) -> None:
         self._reads = reads
 
     def log(self) -> logging.Logger:

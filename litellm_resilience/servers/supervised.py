@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
 
     from litellm_resilience.repairs.base import Changes
-    from litellm_resilience.supervisor.preload import ImportReads
+    from litellm_resilience.supervisor.environment import ImportReads
 
 
 @dataclass(frozen=True)

@@ -6,112 +6,57 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from types import FrameType
+    from multiprocessing.connection import Connection
 
-    from typing_extensions import Self
-
-
-class ImportReads:
-    """Which environment variables modules have read while they were imported.
-
-    A forked worker has what the modules made of the environment then, not of the environment it is
-    to serve with, which LiteLLM's command completes after its imports. A context manager.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[str, str | None] = {}
-        self._originals: tuple[Any, Any] | None = None
-
-    def __enter__(self) -> Self:
-        """Begin to watch `os.environ`."""
-        environ: Any = type(os.environ)
-        read, write = self._originals = (environ.__getitem__, environ.__setitem__)
-        seen = self._seen
-
-        def watched_read(environment: Any, name: Any) -> Any:
-            value, missing = None, None
-            try:
-                value = read(environment, name)
-            except KeyError as error:
-                missing = error
-            if environment is os.environ and _importing(sys._getframe(1)):
-                seen.setdefault(name, value)
-            if missing is not None:
-                raise missing
-            return value
-
-        def watched_write(environment: Any, name: Any, value: Any) -> None:
-            write(environment, name, value)
-            # A spawned worker's imports would write the same.
-            if name in seen and _importing(sys._getframe(1)):
-                seen[name] = value
-
-        environ.__getitem__, environ.__setitem__ = watched_read, watched_write
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop watching."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Leave `os.environ` as it was. Idempotent."""
-        environ: Any = type(os.environ)
-        if self._originals is not None:
-            environ.__getitem__, environ.__setitem__ = self._originals
-            self._originals = None
-
-    def stale(self) -> list[str]:
-        """Return the variables whose value has changed since a module has read it."""
-        return sorted(name for name, value in self._seen.items() if os.environ.get(name) != value)
+ENDING = 5.0
+"""Seconds in which a thread that is at work here may end by itself."""
+RETURNING = 2.0
+"""Seconds in which a thread may come back in the child that is forked on trial."""
+HANGING = 5.0
+"""Seconds after which a child that should have answered is taken for hung."""
+LOOK = 0.02
+"""Seconds between two looks at the threads."""
 
 
-def _importing(frame: FrameType | None) -> bool:
-    """Say whether the body of a module other than the main one is being run."""
-    while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
-            return True
-        frame = frame.f_back
-    return False
-
-
-def obstacle(stale: Collection[str] = (), known_threads: Collection[str] = ()) -> str | None:
+def obstacle(
+    stale: Collection[str] = (), known_threads: Collection[str] = (), *, patience: float = ENDING
+) -> str | None:
     """Say why workers should not be forked from this process, or return None if they may be.
 
-    Threads do not live on in a forked process, but the locks they held do. Threads of libraries
-    that end them before a fork, as OpenBLAS does, are no obstacle: a child is forked on trial, and
-    what is left afterwards counts.
+    Threads do not live on in a forked process, but the locks they held do. A thread is no obstacle
+    if it ends by itself, or if its library starts it again in a forked process, as OpenTelemetry
+    and ddtrace do: such a library knows of forks and makes its locks anew. Threads that end before
+    a fork, as those of OpenBLAS do, are none either. A child is forked on trial to see that.
 
     Args:
         stale: environment variables that have changed since a module has read them.
         known_threads: names of threads that are known to hold no lock a worker needs.
+        patience: seconds to wait for threads that end by themselves.
     """
     if sys.platform != "linux":
         return f"on {sys.platform} forking is not safe"
     if asyncio._get_running_loop() is not None:
         return "an event loop is running"
-    unknown = [
-        thread.name
-        for thread in threading.enumerate()
-        if thread is not threading.current_thread() and thread.name not in known_threads
-    ]
-    if unknown:
-        return f"there are other threads: {', '.join(sorted(unknown))}"
     if stale:
         return f"set after modules had read them: {', '.join(sorted(stale))}"
-    _fork_on_trial()
-    native = _native_threads() - threading.active_count()
-    if native > 0:
-        return f"there are {native} threads that do not belong to Python"
-    return None
+    missing = _missing_in_a_child(known_threads)
+    if missing:
+        _wait_for_ends(known_threads, patience)
+        missing = _missing_in_a_child(known_threads)
+    return missing and f"a forked worker would miss {missing}"
 
 
 def share_memory() -> None:
@@ -126,14 +71,66 @@ def share_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _fork_on_trial() -> None:
+def _others(known: Collection[str]) -> list[str]:
+    """Return the names of Python's threads besides this one and the known ones.
+
+    A thread that Python has not started has no name of its own; it counts as one of the others.
+    """
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+        and thread.name not in known
+        and not isinstance(thread, threading._DummyThread)
+    ]
+
+
+def _wait_for_ends(known: Collection[str], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while _others(known) and time.monotonic() < deadline:
+        time.sleep(LOOK)
+
+
+def _missing_in_a_child(known: Collection[str]) -> str | None:
+    """Fork a child on trial, and say which threads of this process do not come back in it."""
+    here, there = multiprocessing.Pipe()
+    names = _others(known)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of other threads
         child = os.fork()
-        if child == 0:
-            os._exit(0)
+    if child == 0:
+        _answer(there, Counter(names))
+    there.close()
+    # Counted after the fork: OpenBLAS ends its threads before.
+    threads = _threads() - sum(thread.name in known for thread in threading.enumerate())
+    here.send(threads)
+    answer = here.recv() if here.poll(RETURNING + HANGING) else None
+    if answer is None:
+        os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    here.close()
+    if answer is None:
+        return "its own start: a child that was forked on trial did not answer"
+    returned, in_child = answer
+    lost = Counter(names) - Counter(returned)
+    if lost:
+        return f"the threads {', '.join(sorted(lost.elements()))}"
+    return f"{threads - in_child} threads that Python did not start" if threads > in_child else None
 
 
-def _native_threads() -> int:
+def _answer(parent: Connection[Any, Any], wanted: Counter[str]) -> NoReturn:
+    """Tell the parent which threads this child has, once it has all or does not get more."""
+    try:
+        threads = parent.recv()
+        deadline = time.monotonic() + RETURNING
+        while time.monotonic() < deadline:
+            if not wanted - Counter(_others(())) and _threads() >= threads:
+                break
+            time.sleep(LOOK)
+        parent.send((_others(()), _threads()))
+    finally:
+        os._exit(0)
+
+
+def _threads() -> int:
     return sum(1 for _ in Path("/proc/self/task").iterdir())

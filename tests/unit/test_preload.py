@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import subprocess
 import sys
-import threading
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from litellm_resilience.supervisor import preload
-from litellm_resilience.supervisor.preload import ImportReads, obstacle
+from litellm_resilience.supervisor.environment import ImportReads
+from litellm_resilience.supervisor.preload import obstacle
 
 NAME = "RESILIENCE_TEST_VARIABLE"
 GET = f"import os; value = os.environ.get({NAME!r})"
@@ -64,6 +65,40 @@ def test_what_a_module_read_and_was_changed_is_stale(
     monkeypatch.setenv(NAME, "before")
     with ImportReads() as reads:
         load(source)
+        monkeypatch.setenv(NAME, "after")
+    assert reads.stale() == [NAME]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "value = {name: value for name, value in os.environ.items() if name == 'nothing'}",
+        "value = list(os.environ.values())",
+        "value = dict(os.environ)",
+        "value = {**os.environ}",
+        "value = os.environ.copy()",
+        "for name in os.environ: value = os.environ[name]",
+        "def ask(): return dict(os.environ)\nvalue = ask()",
+    ],
+    ids=["items", "values", "dict", "unpacked", "copy", "loop", "function"],
+)
+def test_iterating_over_the_environment_reads_no_variable(
+    source: str, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAME, "before")
+    with ImportReads() as reads:
+        load(f"import os\n{source}")
+        monkeypatch.setenv(NAME, "after")
+    assert reads.stale() == []
+
+
+@pytest.mark.parametrize("first", ["dict(os.environ)", "list(os.environ.items())"])
+def test_a_variable_that_is_read_after_an_iteration_is_read(
+    first: str, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(NAME, "before")
+    with ImportReads() as reads:
+        load(f"import os\neverything = {first}\nvalue = os.environ[{NAME!r}]")
         monkeypatch.setenv(NAME, "after")
     assert reads.stale() == [NAME]
 
@@ -165,54 +200,84 @@ def test_stop_is_idempotent() -> None:
     assert type(os.environ).__getitem__ is original
 
 
-@pytest.fixture
-def others() -> set[str]:
-    """The threads that earlier tests have left."""
-    return {thread.name for thread in threading.enumerate()} - {threading.current_thread().name}
-
-
-@pytest.fixture
-def no_native_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever libraries earlier tests have loaded."""
-    monkeypatch.setattr(preload, "_native_threads", threading.active_count)
-
-
-@pytest.fixture
-def odd_thread() -> Iterator[None]:
-    """A thread named "odd"."""
-    end = threading.Event()
-    thread = threading.Thread(target=end.wait, name="odd")
-    thread.start()
-    yield
-    end.set()
-    thread.join()
+def obstacle_after(source: str) -> str:
+    """Return what is said in a fresh process in which this program has run."""
+    program = f"""
+import os, threading, time
+from litellm_resilience.supervisor.preload import obstacle
+patience, known = 0.2, ()
+def start(target, name):
+    threading.Thread(target=target, name=name, daemon=True).start()
+def for_ever():
+    threading.Event().wait()
+{textwrap.dedent(source)}
+print(obstacle(known_threads=known, patience=patience))
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip()
 
 
 @needs_linux
-@pytest.mark.usefixtures("odd_thread")
-def test_an_unknown_thread_is_named(others: set[str]) -> None:
-    assert obstacle(known_threads=others - {"odd"}) == "there are other threads: odd"
+class TestThreads:
+    def test_without_other_threads_there_is_no_obstacle(self) -> None:
+        assert obstacle_after("") == "None"
 
+    def test_a_thread_that_stays_is_named(self) -> None:
+        said = obstacle_after("start(for_ever, 'odd')")
+        assert said == "a forked worker would miss the threads odd"
 
-@needs_linux
-@pytest.mark.usefixtures("odd_thread", "no_native_threads")
-def test_a_known_thread_is_accepted(others: set[str]) -> None:
-    assert obstacle(known_threads=others | {"odd"}) is None
+    def test_a_thread_that_ends_by_itself_is_none(self) -> None:
+        source = """
+            patience = 30
+            start(lambda: time.sleep(0.3), 'short')
+        """
+        assert obstacle_after(source) == "None"
 
+    def test_a_thread_that_comes_back_in_a_child_is_none(self) -> None:
+        source = """
+            start(for_ever, 'exporter')
+            os.register_at_fork(after_in_child=lambda: start(for_ever, 'exporter'))
+        """
+        assert obstacle_after(source) == "None"
 
-@needs_linux
-def test_threads_that_are_not_pythons_are_counted(
-    others: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preload, "_native_threads", lambda: threading.active_count() + 2)
-    expected = "there are 2 threads that do not belong to Python"
-    assert obstacle(known_threads=others) == expected
+    def test_each_thread_has_to_come_back(self) -> None:
+        source = """
+            start(for_ever, 'exporter')
+            start(for_ever, 'exporter')
+            os.register_at_fork(after_in_child=lambda: start(for_ever, 'exporter'))
+        """
+        assert obstacle_after(source) == "a forked worker would miss the threads exporter"
 
+    def test_a_known_thread_is_none(self) -> None:
+        assert obstacle_after("known = ['odd']; start(for_ever, 'odd')") == "None"
 
-@needs_linux
-@pytest.mark.usefixtures("odd_thread")
-def test_pythons_own_threads_are_not_counted_as_foreign() -> None:
-    assert preload._native_threads() >= threading.active_count()
+    def test_a_thread_that_python_did_not_start_is_counted(self) -> None:
+        source = """
+            import _thread
+            _thread.start_new_thread(for_ever, ())
+        """
+        said = obstacle_after(source)
+        assert said == "a forked worker would miss 1 threads that Python did not start"
+
+    def test_one_that_python_did_not_start_may_come_back_too(self) -> None:
+        source = """
+            import _thread
+            again = lambda: _thread.start_new_thread(for_ever, ())
+            again()
+            os.register_at_fork(after_in_child=again)
+        """
+        assert obstacle_after(source) == "None"
+
+    def test_a_child_that_hangs_at_once_is_an_obstacle(self) -> None:
+        source = """
+            from litellm_resilience.supervisor import preload
+            preload.HANGING = preload.RETURNING = 0.2
+            os.register_at_fork(after_in_child=for_ever)
+        """
+        assert "did not answer" in obstacle_after(source)
 
 
 @needs_linux
@@ -222,16 +287,12 @@ async def test_forking_is_refused_inside_an_event_loop() -> None:
 
 
 @needs_linux
-@pytest.mark.usefixtures("no_native_threads")
-def test_a_changed_environment_is_an_obstacle(
-    others: set[str], load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_environment_is_an_obstacle(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(NAME, "before")
     with ImportReads() as reads:
         load(GET)
-        assert obstacle(reads.stale(), others) is None
         monkeypatch.setenv(NAME, "after")
-        assert obstacle(reads.stale(), others) == f"set after modules had read them: {NAME}"
+        assert obstacle(reads.stale()) == f"set after modules had read them: {NAME}"
 
 
 def test_other_platforms_do_not_fork(monkeypatch: pytest.MonkeyPatch) -> None:

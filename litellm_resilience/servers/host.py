@@ -54,6 +54,13 @@ class LiteLLMHost:
         reason = self._obstacle()
         return reason and f"after the warm-up {reason}"
 
+    def own(self, slot: int) -> None:
+        """Give a forked worker its own of what was made once."""
+
+    def for_template(self) -> LiteLLMHost:
+        """Return a host for a template, whose environment is complete before it imports."""
+        return LiteLLMHost()
+
     def _obstacle(self) -> str | None:
         stale = [] if self._reads is None else self._reads.stale()
         return preload.obstacle(set(stale) - SET_HERE_TOO, {REAPER_THREAD})

@@ -30,6 +30,7 @@ from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings
 from litellm_resilience.supervisor.preload import share_memory
 from litellm_resilience.supervisor.scoreboard import Scoreboard
+from litellm_resilience.supervisor.template import Template
 
 if TYPE_CHECKING:
     import logging
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from litellm_resilience.repairs.base import Changes
     from litellm_resilience.supervisor.environment import ImportReads
+    from litellm_resilience.supervisor.launch import Launcher
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,16 @@ class Host(Protocol):
             Why workers should not be forked from this process, or None if they may be.
         """
 
+    def own(self, slot: int) -> None:
+        """Give a forked worker its own of what was made once; called in it before it serves.
+
+        Args:
+            slot: the row of the scoreboard that it has.
+        """
+
+    def for_template(self) -> Host:
+        """Return a host for a fresh process, to be pickled."""
+
 
 def intercept(changes: Changes, supervision: Supervision, host: Host) -> None:
     """Supervise whatever `uvicorn.run` starts from now on.
@@ -146,14 +158,10 @@ class _Supervised:
         sockets = self._sockets or [self._config.bind_socket()]
         _send_without_delay(sockets)
         workers = self._config.workers
-        obstacle = self._host.preload(workers) if self._how.preload else "--no-preload"
-        launcher = Forking() if obstacle is None else Spawning()
-        if obstacle is None:
-            share_memory()
         log = self._host.log()
         journal = Journal(log)
+        launcher, board, obstacle = self._launching(workers, journal)
         journal.supervising(workers, launcher.method, obstacle)
-        board = Scoreboard.for_workers(launcher.context, workers)
         beside = services(
             self._how.visibility, self._config, launcher, board, journal=journal, log=log
         )
@@ -165,6 +173,28 @@ class _Supervised:
         ).run()
         if status:
             sys.exit(status)
+
+    def _launching(self, workers: int, journal: Journal) -> tuple[Launcher, Scoreboard, str | None]:
+        """Choose how workers are started: forked from here, from a template, or spawned.
+
+        Returns:
+            What starts them, where they write, and why they are not forked from here.
+        """
+        obstacle = self._host.preload(workers) if self._how.preload else "--no_preload"
+        if obstacle is None:
+            share_memory()
+            launcher = Forking(self._host.own)
+            return launcher, Scoreboard.for_workers(launcher.context, workers), None
+        spawning = Spawning()
+        board = Scoreboard.for_workers(spawning.context, workers)
+        if self._how.preload and sys.platform == "linux":
+            journal.loading_template(obstacle)
+            template = Template(self._host.for_template(), self._config, workers, board)
+            failure = template.load(self._how.settings.boot_timeout)
+            if failure is None:
+                return template, board, obstacle
+            obstacle = f"{obstacle}, and {failure}"
+        return spawning, board, obstacle
 
     def _recycling(self) -> Recycling:
         limit = self._config.limit_max_requests

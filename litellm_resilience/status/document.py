@@ -32,7 +32,8 @@ def document(
         "supervisor": {
             "pid": pid,
             "target": totals.target,
-            "start_method": start_method(board),
+            "start_method": totals.start_method,
+            "template_pid": totals.template_pid or None,
             "versions": versions.report(),
         },
         "workers": [worker(slot, row, now) for slot, row in board.living()],
@@ -47,11 +48,6 @@ def document(
             {"seconds_ago": round(max(0.0, now - at), 1), "event": text} for at, text in events
         ],
     }
-
-
-def start_method(board: Scoreboard) -> str:
-    """Say how workers are started."""
-    return "forked" if board.totals.forked else "spawned"
 
 
 def worker(slot: int, row: Row, now: float) -> dict[str, Any]:

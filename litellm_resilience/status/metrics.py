@@ -14,7 +14,7 @@ from prometheus_client.core import (
 
 from litellm_resilience import stats
 from litellm_resilience.command import versions
-from litellm_resilience.status.document import start_method, worker
+from litellm_resilience.status.document import worker
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import BOOT_SECONDS, DRAIN_SECONDS
 
@@ -68,7 +68,7 @@ class ScoreboardCollector:
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
         totals = self._board.totals
-        yield _info(start_method(self._board))
+        yield _info(self._board.totals.start_method)
         yield _gauge("workers_target", "Workers that should serve.", totals.target)
         living = [row.state for _, row in self._board.living()]
         by_state = {state.value: living.count(state) for state in WorkerState}

@@ -41,6 +41,10 @@ def render(state: dict[str, Any]) -> str:
     return "\n".join("".join(map(_printable, line)) for line in lines)
 
 
+def _started(method: Any) -> str:
+    return "forked from a template" if method == "template" else f"{method}"
+
+
 def _printable(character: str) -> str:
     return character if character.isascii() and character.isprintable() else "?"
 
@@ -51,7 +55,7 @@ def _summary(state: dict[str, Any]) -> Iterator[str]:
     yield (
         f"litellm-resilience {versions['litellm-resilience']}, LiteLLM {versions['litellm']}, "
         f"uvicorn {versions['uvicorn']}; supervisor {supervisor['pid']}, "
-        f"{supervisor['target']} workers, {supervisor['start_method']}"
+        f"{supervisor['target']} workers, {_started(supervisor['start_method'])}"
     )
     yield (
         f"{totals['requests']} requests answered; {totals['started']} workers started, "

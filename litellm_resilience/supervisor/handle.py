@@ -13,9 +13,8 @@ from litellm_resilience.supervisor.policy import Due, Worker, WorkerState
 from litellm_resilience.supervisor.scoreboard import REASON_LENGTH
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     from litellm_resilience.supervisor.exits import Cause
+    from litellm_resilience.supervisor.launch import WorkerProcess
     from litellm_resilience.supervisor.limits import Limits
     from litellm_resilience.supervisor.link import Said, SupervisorEnd
     from litellm_resilience.supervisor.scoreboard import Scoreboard
@@ -49,7 +48,7 @@ class Handle:
     def __init__(
         self,
         number: int,
-        process: BaseProcess,
+        process: WorkerProcess,
         link: SupervisorEnd,
         *,
         limits: Limits,
@@ -89,7 +88,10 @@ class Handle:
     def waitables(self) -> list[Any]:
         """What becomes readable when it says something or ends."""
         sentinel = self.process.sentinel
-        return [self.link.connection, sentinel] if self.link.open else [sentinel]
+        return [
+            *([self.link.connection] if self.link.open else []),
+            *([] if sentinel is None else [sentinel]),
+        ]
 
     @property
     def ended_as_asked(self) -> bool:

@@ -45,8 +45,18 @@ class Journal:
 
     def supervising(self, target: int, method: str, obstacle: str | None) -> None:
         """Say how many workers are supervised, and why they are not forked if they are not."""
+        how = "forked from a template" if method == "template" else method
         reason = f": {obstacle}" if obstacle else ""
-        self._write(logging.INFO, "Supervising %d workers, %s%s", target, method, reason)
+        self._write(logging.INFO, "Supervising %d workers, %s%s", target, how, reason)
+
+    def loading_template(self, obstacle: str) -> None:
+        """Workers cannot be forked from this process; another one is started for that."""
+        self._write(
+            logging.INFO,
+            "Workers cannot be forked from the command's own process: %s. "
+            "Loading LiteLLM in a template process, which forks them",
+            obstacle,
+        )
 
     def started(self, worker: Handle) -> None:
         """A worker was started."""

@@ -18,18 +18,40 @@ if TYPE_CHECKING:
     from litellm_resilience.supervisor.worker import Assignment
 
 
+class WorkerProcess(Protocol):
+    """What the supervisor needs of a worker's process."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+
+    @property
+    def sentinel(self) -> int | None:
+        """A descriptor that is readable when the process may have ended, if there is one."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit status, minus the signal's number if a signal ended it; None while it runs."""
+
+    def kill(self) -> None:
+        """Kill it."""
+
+    def close(self) -> None:
+        """Release what is held for it."""
+
+
 class Launcher(Protocol):
     """A way to start workers."""
 
     @property
     def method(self) -> str:
-        """How, in one word for the log."""
+        """How, as one of `scoreboard.START_METHODS`."""
 
     @property
     def context(self) -> BaseContext:
         """What pipes and shared memory for such a worker are made with."""
 
-    def start(self, assignment: Assignment, inherited: Sequence[Any]) -> BaseProcess:
+    def start(self, assignment: Assignment, inherited: Sequence[Any]) -> WorkerProcess:
         """Start a worker.
 
         Args:
@@ -54,18 +76,27 @@ class Launcher(Protocol):
             OSError: the operating system refuses.
         """
 
+    def end(self) -> None:
+        """Release what workers are started with; those that run live on."""
+
 
 class Forking:
-    """Forks workers: they share the supervisor's memory and need not import LiteLLM."""
+    """Forks workers: they share this process's memory and need not import LiteLLM.
+
+    Args:
+        own: called with the row of each worker, in it, before it serves: gives it its own of what
+            was made once.
+    """
 
     method = "forked"
 
-    def __init__(self) -> None:
+    def __init__(self, own: Callable[[int], None]) -> None:
         self.context = multiprocessing.get_context("fork")
+        self._own = own
 
     def start(self, assignment: Assignment, inherited: Sequence[Any]) -> BaseProcess:
         """Start a worker."""
-        return self.start_beside(worker.serve, [assignment], inherited)
+        return self.start_beside(worker.serve_forked, [assignment, self._own], inherited)
 
     def start_beside(
         self, task: Callable[..., object], arguments: Sequence[Any], inherited: Sequence[Any]
@@ -81,6 +112,9 @@ class Forking:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return process
+
+    def end(self) -> None:
+        """Release nothing."""
 
 
 class Spawning:
@@ -103,3 +137,6 @@ class Spawning:
         process = self.context.Process(target=task, args=tuple(arguments))
         process.start()
         return process
+
+    def end(self) -> None:
+        """Release nothing."""

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litellm_resilience.supervisor import policy
+from litellm_resilience.supervisor import policy, prctl
 from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
@@ -23,13 +23,12 @@ from litellm_resilience.supervisor.worker import Assignment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.process import BaseProcess
 
     from uvicorn.config import Config
 
     from litellm_resilience.supervisor.figures import SessionCounts
     from litellm_resilience.supervisor.journal import Journal
-    from litellm_resilience.supervisor.launch import Launcher
+    from litellm_resilience.supervisor.launch import Launcher, WorkerProcess
     from litellm_resilience.supervisor.limits import Limits, Recycling
     from litellm_resilience.supervisor.scoreboard import Scoreboard
 
@@ -138,6 +137,7 @@ class Supervisor:
         Returns:
             The exit status: 0, or that of a worker if none of the first generation could start.
         """
+        prctl.adopt_orphans()
         with self._handling_signals(), lossy_output():
             try:
                 while self._survive(self._step):
@@ -147,6 +147,7 @@ class Supervisor:
                     worker.kill_now()
                 for service in self._services:
                     service.end()
+                self._launcher.end()
         self._journal.stopped()
         return self.exit_status
 
@@ -297,6 +298,7 @@ class Supervisor:
             self._boot_failure = self._boot_failure or 1
             return
         self._started += 1
+        self._board.totals.start_method = self._launcher.method
         self._board.totals.started += 1
         worker = Handle(
             self._started,
@@ -310,7 +312,7 @@ class Supervisor:
         self._workers.append(worker)
         self._journal.started(worker)
 
-    def _launch(self, link: Link, slot: int, limits: Limits) -> BaseProcess:
+    def _launch(self, link: Link, slot: int, limits: Limits) -> WorkerProcess:
         assignment = Assignment(
             config=self._config,
             sockets=self._sockets,

@@ -29,6 +29,8 @@ REASON_LENGTH = 80
 STATES = tuple(WorkerState)
 DUES = tuple(Due)
 CAUSES = tuple(Cause)
+START_METHODS = ("spawned", "forked", "template")
+"""How workers are started; `template` stands for: forked from one."""
 BOOT_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 DRAIN_SECONDS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
@@ -129,7 +131,8 @@ class Totals(ctypes.Structure):
 
     _fields_ = (
         ("target", ctypes.c_uint64),
-        ("forked", ctypes.c_bool),
+        ("start_method_code", ctypes.c_uint64),
+        ("template_pid", ctypes.c_int64),
         ("started", ctypes.c_uint64),
         ("boot_failures", ctypes.c_uint64),
         ("recycled", ctypes.c_uint64 * len(DUES)),
@@ -139,7 +142,9 @@ class Totals(ctypes.Structure):
     )
     target: int
     """How many workers should serve."""
-    forked: bool
+    start_method_code: int
+    template_pid: int
+    """Written by the template, 0 without one."""
     started: int
     boot_failures: int
     recycled: Any
@@ -148,6 +153,16 @@ class Totals(ctypes.Structure):
     """By cause, in the order of `CAUSES`."""
     boot: Any
     drain: Any
+
+    @property
+    def start_method(self) -> str:
+        """How workers are started."""
+        code = self.start_method_code
+        return START_METHODS[code] if code < len(START_METHODS) else START_METHODS[0]
+
+    @start_method.setter
+    def start_method(self, method: str) -> None:
+        self.start_method_code = START_METHODS.index(method)
 
     @property
     def recycled_by_reason(self) -> dict[str, int]:
@@ -196,7 +211,6 @@ class Scoreboard:
             totals = Totals.from_buffer(mmap.mmap(-1, ctypes.sizeof(Totals)))
         else:
             rows, totals = context.RawArray(Row, capacity), context.RawValue(Totals)
-        totals.forked = forked
         return cls(rows, totals)
 
     @classmethod

@@ -129,8 +129,19 @@ def run_spawned(assignment: Assignment) -> None:
         serve(assignment)
 
 
+def serve_forked(assignment: Assignment, own: Callable[[int], None]) -> None:
+    """Serve in a process that was forked.
+
+    Args:
+        assignment: what the worker needs to know.
+        own: called with the worker's row before it serves.
+    """
+    own(assignment.slot)
+    serve(assignment)
+
+
 def serve(assignment: Assignment) -> None:
-    """Serve in a process that was forked from the supervisor."""
+    """Serve until told to drain, or until a limit or a signal ends it."""
     _dump_stacks_on_request()
     scoreboard.enter(assignment.board, assignment.slot)
     server = WorkerServer(assignment)

@@ -1,6 +1,7 @@
 """A small ASGI application under our supervisor, without LiteLLM, as a program.
 
-Takes one JSON object: `settings`, `recycling` and `metrics_port` of `Supervision`, `spawn`, and
+Takes one JSON object: `settings`, `recycling` and `metrics_port` of `Supervision`, `start` (fork,
+template or spawn), and
 `uvicorn`, the arguments of `uvicorn.run`. What the application does is told by the path of a
 request and by the file `mode` in the working directory.
 """
@@ -53,6 +54,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         time.sleep(float(argument))  # noqa: ASYNC251
     elif action == "exit":
         os._exit(int(argument))
+    elif action == "owned":
+        await _reply(send, f"{os.getpid()} {os.environ.get('OWNED')}".encode())
+        return
     elif action == "hoard":
         HOARD.append(os.urandom(int(argument) * 1024 * 1024))
     await _reply(send, f"{os.getpid()} {mode()}".encode())
@@ -92,17 +96,28 @@ async def _stream(send: Any, chunks: int) -> None:
 
 
 class SmallHost:
-    """Logs to stderr; forks unless told not to."""
+    """Logs to stderr; workers are forked, forked from a template, or spawned."""
 
-    def __init__(self, *, spawn: bool) -> None:
-        self._spawn = spawn
+    def __init__(self, start: str) -> None:
+        self._start = start
+        self._supervisor = os.getpid()
 
     def log(self) -> logging.Logger:
         logging.basicConfig(format="%(message)s", level=logging.INFO)
         return logging.getLogger("workers")
 
     def preload(self, workers: int) -> str | None:
-        return "asked to spawn" if self._spawn else None
+        if mode() == "unfit template" and os.getpid() != self._supervisor:
+            return "it is unfit on purpose"
+        if self._start == "template" and os.getpid() == self._supervisor:
+            return "asked for a template"
+        return "asked to spawn" if self._start == "spawn" else None
+
+    def own(self, slot: int) -> None:
+        os.environ["OWNED"] = str(slot)
+
+    def for_template(self) -> SmallHost:
+        return self
 
 
 def main() -> None:
@@ -115,7 +130,7 @@ def main() -> None:
     arguments = options["uvicorn"]
     if options["limit"] is not None:
         arguments |= uvicorn_server.recycling_arguments(options["limit"], options["jitter"])
-    supervised.intercept(Changes(), supervision, SmallHost(spawn=options["spawn"]))
+    supervised.intercept(Changes(), supervision, SmallHost(options["start"]))
     uvicorn.run("small_service:app", **arguments)
 
 

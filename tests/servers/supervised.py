@@ -104,7 +104,7 @@ class Service:
         jitter: int = 0,
         settings: dict[str, float] | None = None,
         recycling: dict[str, float] | None = None,
-        spawn: bool = False,
+        start: str = "fork",
         metrics_port: int | None = None,
         ready: int | None = None,
         **arguments: Any,
@@ -114,7 +114,7 @@ class Service:
         options = {
             "settings": settings or {},
             "recycling": recycling or {},
-            "spawn": spawn,
+            "start": start,
             "metrics_port": metrics_port,
             "limit": limit,
             "jitter": jitter,

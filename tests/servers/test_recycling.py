@@ -66,7 +66,7 @@ def test_every_worker_draws_its_limit(service: Service) -> None:
 
 
 def test_spawned_workers_are_recycled_as_well(service: Service) -> None:
-    service.start(workers=2, limit=LIMIT, settings={"min_lifetime": 0}, spawn=True)
+    service.start(workers=2, limit=LIMIT, settings={"min_lifetime": 0}, start="spawn")
     assert "Supervising 2 workers, spawned: asked to spawn" in service.log()
     report = load(service, 3)
     assert report.failures == {}

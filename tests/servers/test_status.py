@@ -131,11 +131,11 @@ def test_the_socket_is_its_owners_alone_and_goes_with_the_supervisor(service: Se
         service.status()
 
 
-@pytest.mark.parametrize("spawn", [False, True])
+@pytest.mark.parametrize("start", ["fork", "template", "spawn"])
 def test_the_exporter_ends_with_a_supervisor_that_is_killed(
-    service: Service, observe: Callable[..., Scraper], spawn: bool
+    service: Service, observe: Callable[..., Scraper], start: str
 ) -> None:
-    scraper = observe(workers=1, limit=1000, spawn=spawn)
+    scraper = observe(workers=1, limit=1000, start=start)
     assert scraper.total("litellm_resilience_workers_started_total") == 1
     workers = service.living()
     service.process.kill()

@@ -55,7 +55,7 @@ class FakeProcess:
 class FakeLauncher:
     """Starts processes that are none; says what happens next after each start."""
 
-    method = "faked"
+    method = "spawned"
 
     def __init__(self) -> None:
         self.context = get_context("spawn")
@@ -71,6 +71,9 @@ class FakeLauncher:
 
     def start_beside(self, task: Any, arguments: Any, inherited: Any) -> Any:
         raise AssertionError("nothing but workers is started here")
+
+    def end(self) -> None:
+        """Hold nothing."""
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def handle_of(board: Scoreboard, slot: int) -> Handle:
     """Return the supervisor's view of a worker that is this process."""
     process = SimpleNamespace(pid=os.getpid(), exitcode=None, sentinel=0)
     link = Link.create(CONTEXT).supervisor
-    return Handle(1, process, link, limits=Limits(1), board=board, slot=slot, now=0.0)  # type: ignore[arg-type]
+    return Handle(1, process, link, limits=Limits(1), board=board, slot=slot, now=0.0)
 
 
 def exposed(board: Scoreboard) -> str:

@@ -30,7 +30,7 @@ from litellm_resilience.repairs import shared_session
 from litellm_resilience.repairs.base import Changes, Context, PatchState, first_name
 from litellm_resilience.repairs.lifecycle import INITIALISERS
 from litellm_resilience.repairs.registry import ModuleSlot
-from litellm_resilience.repairs.shared_session import KEY, NAME
+from litellm_resilience.repairs.shared_session import ATTACH_FUNCTION, SESSION_KEY
 from litellm_resilience.session.keeper import SessionKeeper
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class _Bench:
         self.calls = calls
         self.tasks = tasks
         self.problems: list[str] = []
-        self.native = getattr(self.routing, NAME, None)
+        self.native = getattr(self.routing, ATTACH_FUNCTION, None)
         self.awaited = inspect.iscoroutinefunction(self.native)
 
     def check(self) -> None:
@@ -102,7 +102,7 @@ class _Bench:
         await self._new_session()
         try:
             self._switch("resilient")
-            functions = {"plain": self.native, "resilient": getattr(self.routing, NAME)}
+            functions = {"plain": self.native, "resilient": getattr(self.routing, ATTACH_FUNCTION)}
             comparisons = [
                 await self._attach(functions, logging.WARNING, "attach"),
                 await self._attach(functions, logging.INFO, "attach, logging at INFO"),
@@ -134,7 +134,7 @@ class _Bench:
                         spent = await _time_awaited(functions[side], requests)
                     else:
                         spent = _time_called(functions[side], requests)
-                if any(data.get(KEY) is not session for data in requests):
+                if any(data.get(SESSION_KEY) is not session for data in requests):
                     self._problem(f"{name}: the {side} side did not attach the session")
                 if number >= 0:
                     comparison.add(side, spent)
@@ -162,7 +162,7 @@ class _Bench:
                 requests = _requests(self.calls)
                 with _no_collection():
                     spent = await _time_awaited(functions[side], requests)
-                if any(data.get(KEY) is not session for data in requests):
+                if any(data.get(SESSION_KEY) is not session for data in requests):
                     self._problem(f"{comparison.name}: the {side} side attached nothing")
                 if number >= 0:
                     comparison.add(side, spent)
@@ -170,7 +170,7 @@ class _Bench:
 
     def _empty_routing(self) -> Any:
         module: Any = ModuleType("empty_routing")
-        setattr(module, NAME, self.native)
+        setattr(module, ATTACH_FUNCTION, self.native)
 
         async def route_awaiting(data: dict[str, Any]) -> None:
             await module.add_shared_session_to_data(data)
@@ -211,7 +211,7 @@ class _Bench:
                 data = dict(request)
                 await self._routed(route, data)
             spent = (time.perf_counter_ns() - started) / calls
-        return spent, data.get(KEY)
+        return spent, data.get(SESSION_KEY)
 
     async def _routed(self, route: Callable[..., Any], data: dict[str, Any]) -> None:
         (await route(data, None, None, "acompletion")).close()
@@ -257,10 +257,10 @@ class _Bench:
             started = time.perf_counter_ns()
             await asyncio.gather(*(self._arrive(data) for data in requests))
             spent = (time.perf_counter_ns() - started) / self.tasks
-        return spent, {data.get(KEY) for data in requests}
+        return spent, {data.get(SESSION_KEY) for data in requests}
 
     async def _arrive(self, data: dict[str, Any]) -> None:
-        attached = getattr(self.routing, NAME)(data)
+        attached = getattr(self.routing, ATTACH_FUNCTION)(data)
         if attached is not None:
             await attached
 

@@ -1,4 +1,4 @@
-"""`litellm-resilient --doctor`: what becomes of each patch on this machine."""
+"""`litellm-resilient --doctor`: the state of each patch on this machine."""
 
 from __future__ import annotations
 

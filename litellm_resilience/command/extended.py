@@ -53,7 +53,7 @@ class ResilientCommand(click.Command):
         """Write LiteLLM's options, then ours in a section of their own."""
         help_option = self.get_help_option(ctx)
         theirs = [*self._theirs, *([help_option] if help_option else [])]
-        for title, parameters in (("Options", theirs), (options.SECTION, self._ours)):
+        for title, parameters in (("Options", theirs), (options.HELP_SECTION, self._ours)):
             records = [parameter.get_help_record(ctx) for parameter in parameters]
             with formatter.section(title):
                 formatter.write_dl([record for record in records if record is not None])

@@ -14,9 +14,9 @@ from litellm_resilience.command.parameter_types import (
     SocketPath,
 )
 
-LARGEST = 2**31 - 1
+LARGEST_WHOLE_NUMBER = 2**31 - 1
 """Of whole numbers; whoever gives more has made a slip."""
-SECTION = "Resilience options"
+HELP_SECTION = "Resilience options"
 JITTER = "max_requests_jitter"
 NATIVE_JITTER = "max_requests_before_restart_jitter"
 SUPERVISION = (
@@ -45,7 +45,7 @@ def serving_options() -> list[click.Option]:
     return [
         _option(
             JITTER,
-            click.IntRange(min=0, max=LARGEST),
+            click.IntRange(min=0, max=LARGEST_WHOLE_NUMBER),
             None,
             "Let each worker serve up to this many requests more than "
             "--max_requests_before_restart, drawn at random for each worker, so that workers "
@@ -54,7 +54,7 @@ def serving_options() -> list[click.Option]:
         ),
         _option(
             "max_worker_memory_mb",
-            click.IntRange(min=1, max=LARGEST),
+            click.IntRange(min=1, max=LARGEST_WHOLE_NUMBER),
             None,
             "Replace a worker whose resident memory is above this many MiB, the largest first.",
         ),
@@ -75,19 +75,19 @@ def serving_options() -> list[click.Option]:
             "min_worker_lifetime",
             Finite(min=0),
             1.0,
-            "Let no limit replace a worker that has served for less than this many seconds.",
+            "Do not replace a worker for a limit before it has served for this many seconds.",
         ),
         _option(
             "max_restarting_workers",
-            click.IntRange(min=1, max=LARGEST),
+            click.IntRange(min=1, max=LARGEST_WHOLE_NUMBER),
             1,
-            "Replace at most this many workers at once, whatever their limits say.",
+            "Replace at most this many workers at the same time.",
         ),
         _option(
             "worker_boot_timeout",
             Finite(min=1),
             300.0,
-            "Give up a worker that is not ready after this many seconds, and try again.",
+            "End a worker that is not ready after this many seconds, and start another.",
         ),
         _option(
             "worker_drain_timeout",
@@ -100,7 +100,7 @@ def serving_options() -> list[click.Option]:
             "worker_hang_timeout",
             Finite(min=1),
             60.0,
-            "Replace a worker whose event loop does not turn for this many seconds.",
+            "Replace a worker whose event loop is blocked for this many seconds.",
         ),
         click.Option(
             both_spellings("no_preload"),
@@ -114,7 +114,7 @@ def serving_options() -> list[click.Option]:
             "status_socket",
             SocketPath(),
             None,
-            "Where the supervisor listens for --status, and --status asks. By default a socket "
+            "Path of the Unix socket on which the supervisor answers --status. By default a socket "
             "named after the port, in a directory of the user's own.",
         ),
         _option(
@@ -146,17 +146,19 @@ def inspection_options() -> list[click.Option]:
             ["--doctor"],
             is_flag=True,
             help=(
-                "Say what becomes of each patch on this machine, and exit: 0 if all is well, "
+                "Show the state of each patch on this machine, and exit: 0 if all is well, "
                 "1 if a patch that should apply cannot."
             ),
         ),
         click.Option(
             ["--status"],
             is_flag=True,
-            help="Ask the running supervisor what its workers do, and exit: 1 if none runs.",
+            help="Show the workers of the running supervisor, and exit: 1 if none runs.",
         ),
         click.Option(
-            ["--watch"], is_flag=True, help="With --status: again every second, until interrupted."
+            ["--watch"],
+            is_flag=True,
+            help="With --status: show it again every second, until interrupted.",
         ),
         json_option(),
     ]
@@ -199,14 +201,14 @@ def planning_options() -> list[click.Option]:
             type=Fraction(),
             default="1%",
             show_default=True,
-            help="With --plan: how likely two workers may be down together.",
+            help="With --plan: the highest accepted chance that two workers are down together.",
         ),
         click.Option(
             ["--pods"],
             type=click.IntRange(min=1, max=1_000_000),
             default=1,
             show_default=True,
-            help="With --plan: so many equal pods share the load.",
+            help="With --plan: number of equal pods that share the load.",
         ),
         click.Option(
             ["--plot"],
@@ -219,7 +221,7 @@ def planning_options() -> list[click.Option]:
             type=int,
             default=0,
             show_default=True,
-            help="With --plan: of its simulation; the same seed gives the same plan.",
+            help="With --plan: seed of the simulation; the same seed gives the same plan.",
         ),
     ]
 
@@ -237,13 +239,13 @@ def planned_options() -> list[click.Option]:
         ),
         click.Option(
             ["--max_requests_before_restart"],
-            type=click.IntRange(min=1, max=LARGEST),
+            type=click.IntRange(min=1, max=LARGEST_WHOLE_NUMBER),
             envvar="MAX_REQUESTS_BEFORE_RESTART",
             help="Requests after which a worker is recycled.",
         ),
         click.Option(
             [f"--{NATIVE_JITTER}"],
-            type=click.IntRange(min=0, max=LARGEST),
+            type=click.IntRange(min=0, max=LARGEST_WHOLE_NUMBER),
             envvar=NATIVE_JITTER.upper(),
             help=f"The same as --{JITTER}.",
         ),

@@ -1,4 +1,4 @@
-"""How long a worker of this install boots: measured, by doing what a new worker does."""
+"""Measures how long a worker of this install takes to boot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-TIMEOUT = 300.0
+BOOT_TIMEOUT = 300.0
 IMPORTS = "import litellm.proxy.proxy_cli, litellm.proxy.proxy_server"
 """What uvicorn's new worker imports: the command as its main module, then the application."""
 
@@ -29,12 +29,12 @@ def measured_seconds() -> float:
             check=True,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=BOOT_TIMEOUT,
             env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         )
     except subprocess.CalledProcessError as error:
         last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise BootError(f"LiteLLM's proxy cannot be imported: {last}") from error
     except subprocess.TimeoutExpired as error:
-        raise BootError(f"LiteLLM's proxy was not imported within {TIMEOUT:g} s") from error
+        raise BootError(f"LiteLLM's proxy was not imported within {BOOT_TIMEOUT:g} s") from error
     return time.perf_counter() - began

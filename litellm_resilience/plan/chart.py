@@ -1,4 +1,4 @@
-"""What both plots show: the serving workers of one pod from a deploy on, for each behaviour."""
+"""The data of both plots: the serving workers of one pod after a deploy, per behaviour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from litellm_resilience.plan.timeline import Timeline, collect
 if TYPE_CHECKING:
     from litellm_resilience.plan.scenario import Scenario
 
-ROUNDS = 4
+ROUNDS_SHOWN = 4
 UPSTREAM = "litellm"
 OURS = "litellm-resilient"
 
@@ -42,7 +42,7 @@ def of(scenario: Scenario, seed: int) -> Chart:
         scenario: what is planned.
         seed: of the simulation.
     """
-    seconds = ROUNDS * (scenario.round_seconds + scenario.boot_seconds)
+    seconds = ROUNDS_SHOWN * (scenario.round_seconds + scenario.boot_seconds)
     return Chart(
         *(
             collect(scenario.workers, behaviour(scenario, random.Random(seed)), seconds)

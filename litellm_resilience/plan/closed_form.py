@@ -1,4 +1,4 @@
-"""What needs no simulation: the first round after a simultaneous start."""
+"""The first round after a simultaneous start, which needs no simulation."""
 
 from __future__ import annotations
 

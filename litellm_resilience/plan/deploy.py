@@ -12,7 +12,7 @@ from litellm_resilience.plan.statistics import Estimate, proportion
 if TYPE_CHECKING:
     from litellm_resilience.plan.scenario import Scenario
 
-DEPLOYS = 2000
+SIMULATED_DEPLOYS = 2000
 
 
 def chance(scenario: Scenario, seed: int) -> Estimate:
@@ -25,8 +25,8 @@ def chance(scenario: Scenario, seed: int) -> Estimate:
     if scenario.workers == 1:
         return Estimate.exact(0.0)
     source = random.Random(seed)
-    hits = sum(both_down(scenario, source) for _ in range(DEPLOYS))
-    return proportion(hits, DEPLOYS).map(partial(in_some, scenario.pods))
+    hits = sum(both_down(scenario, source) for _ in range(SIMULATED_DEPLOYS))
+    return proportion(hits, SIMULATED_DEPLOYS).map(partial(in_some, scenario.pods))
 
 
 def most(scenario: Scenario) -> float:

@@ -1,4 +1,4 @@
-"""What is to be expected of a behaviour over a day."""
+"""The expected figures of a behaviour over a day."""
 
 from __future__ import annotations
 

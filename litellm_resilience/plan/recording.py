@@ -1,4 +1,4 @@
-"""What was seen of real workers of plain LiteLLM."""
+"""Recordings of real workers of plain LiteLLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimates from independent replications, with the interval they are good for."""
+"""Estimates from independent replications, with their confidence intervals."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 MARK = "▴"
 ASCII_BLOCKS = " .-=#"
 ASCII_MARK = "^"
-HEIGHT = 4
+CHART_HEIGHT = 4
 LEAST_WIDTH = 20
 
 
@@ -51,12 +51,13 @@ def _can_print(text: str, encoding: str) -> bool:
 def _rows(timeline: Timeline, columns: int, blocks: str, label: int) -> list[str]:
     steps = len(blocks) - 1
     levels = [
-        share * HEIGHT * steps / timeline.workers for share in mean_capacity(timeline, columns)
+        share * CHART_HEIGHT * steps / timeline.workers
+        for share in mean_capacity(timeline, columns)
     ]
     rows = []
-    for row in reversed(range(HEIGHT)):
+    for row in reversed(range(CHART_HEIGHT)):
         cells = (min(steps, max(0, math.floor(level - row * steps + 0.5))) for level in levels)
-        title = {HEIGHT - 1: str(timeline.workers), 0: "0"}.get(row, "")
+        title = {CHART_HEIGHT - 1: str(timeline.workers), 0: "0"}.get(row, "")
         rows.append(f"{title:>{label}} " + "".join(blocks[cell] for cell in cells))
     return rows
 

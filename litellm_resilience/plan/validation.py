@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from litellm_resilience.plan.recording import Recording
     from litellm_resilience.plan.timeline import Timeline
 
-RUNS = 400
+SIMULATED_RUNS = 400
 TOLERANCE = 0.2
 
 
@@ -57,7 +57,7 @@ def compare(recording: Recording, seed: int = 0) -> list[Check]:
                 recording.seconds,
             )
         )
-        for _ in range(RUNS)
+        for _ in range(SIMULATED_RUNS)
     ]
     return [
         Check(name, measured, single([run[name] for run in runs]))

@@ -1,4 +1,4 @@
-"""What a patch is, what can become of it, and how it is taken back."""
+"""The parts of a patch: its record, its outcome, and how it is undone."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     PrivateFactory = Callable[[Any], ClientSession]
 
-BORROWS = "_litellm_resilience_borrows"
+BORROWED_FLAG = "_litellm_resilience_borrows"
 
 
 def apply(context: Context) -> Outcome:
@@ -61,8 +61,8 @@ def apply(context: Context) -> Outcome:
 async def _rehome(transport: Any, keeper: SessionKeeper, make_private: PrivateFactory) -> None:
     """Move a transport that borrows the shared session to the current one, if there is one."""
     if keeper.is_shared(transport.client):
-        setattr(transport, BORROWS, True)
-    elif not getattr(transport, BORROWS, False):
+        setattr(transport, BORROWED_FLAG, True)
+    elif not getattr(transport, BORROWED_FLAG, False):
         return
     shared = await keeper.ensure()
     held = transport.client
@@ -119,7 +119,7 @@ def _protect_lookup(context: Context, make_private: PrivateFactory) -> None:
     def get_valid_client_session(self: Any) -> ClientSession:
         held = self.client
         if keeper.is_shared(held) and not usable(held):
-            setattr(self, BORROWS, True)
+            setattr(self, BORROWED_FLAG, True)
             shared = keeper.current()
             if shared is not None:
                 _hold(self, shared, owned=False)

@@ -1,4 +1,4 @@
-"""Know when the owner makes the shared session, and when its life is over.
+"""Notice when LiteLLM creates and closes the shared session.
 
 The owner is LiteLLM's lifespan: it calls the initialiser near the end of start-up and closes the
 session at shut-down. In between the keeper may recreate; after that it must not.

@@ -17,9 +17,9 @@ from litellm_resilience.repairs.base import IncompatibleError, require_parameter
 if TYPE_CHECKING:
     import logging
 
-FIRST_SIZE = 1 << 16
+FIRST_FILE_SIZE = 1 << 16
 """Bytes of a new file, which prometheus_client doubles when they do not do."""
-MOST_BESIDE_THE_KEY = 4 + 8 + 16
+ENTRY_OVERHEAD = 4 + 8 + 16
 """Bytes of an entry beside its key: length, padding, value and time."""
 
 
@@ -62,7 +62,7 @@ def reserving(base: Any, log: logging.Logger) -> Any:
                 super().__init__(filename)
 
         def _init_value(self, key: str) -> None:
-            needed = self._used + len(key.encode()) + MOST_BESIDE_THE_KEY
+            needed = self._used + len(key.encode()) + ENTRY_OVERHEAD
             size = self._capacity
             while size < needed:
                 size *= 2
@@ -90,7 +90,7 @@ def _reserve(path: str) -> None:
     """Make the file if it is not there, and have the disk keep what it may be written to."""
     with open(path, "ab") as file:  # noqa: PTH123 - as prometheus_client opens it
         size = os.fstat(file.fileno()).st_size
-        os.posix_fallocate(file.fileno(), 0, size or FIRST_SIZE)
+        os.posix_fallocate(file.fileno(), 0, size or FIRST_FILE_SIZE)
 
 
 def _try_out(reserved: Any) -> None:
@@ -103,7 +103,7 @@ def _try_out(reserved: Any) -> None:
         with os.fdopen(os.memfd_create("metrics"), "rb") as memory:
             tried = reserved(f"/proc/self/fd/{memory.fileno()}")
         for number in range(2):
-            tried.read_value(str(number) + "x" * FIRST_SIZE)
+            tried.read_value(str(number) + "x" * FIRST_FILE_SIZE)
             tried._move_to_memory(tried._capacity * 2)
         tried.close()
     except Exception as error:

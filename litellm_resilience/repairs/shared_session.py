@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
     Attach = Callable[[dict[str, Any]], Awaitable[None]]
 
-NAME = "add_shared_session_to_data"
-KEY = "shared_session"
+ATTACH_FUNCTION = "add_shared_session_to_data"
+SESSION_KEY = "shared_session"
 
 
 def apply(context: Context) -> Outcome:
     """Replace `add_shared_session_to_data`."""
     if not context.has_shared_session:
         return Outcome(PatchState.NOT_NEEDED, "this LiteLLM has no shared session")
-    native = getattr(context.route_llm_request, NAME)
+    native = getattr(context.route_llm_request, ATTACH_FUNCTION)
     require_parameters(native, "data")
     attach = asynchronous(context.keeper, context.log)
     if not inspect.iscoroutinefunction(native):
         attach = EagerAttach(context.keeper, context.log, attach)
-    context.changes.replace_everywhere(context.route_llm_request, NAME, attach)
+    context.changes.replace_everywhere(context.route_llm_request, ATTACH_FUNCTION, attach)
     return Outcome(
         PatchState.APPLIED, "recreates under a lock when closed or bound to another loop"
     )
@@ -53,7 +53,7 @@ def apply_await(context: Context) -> Outcome:
     """Heal before `route_request` where it calls `add_shared_session_to_data` without await."""
     if not context.has_shared_session:
         return Outcome(PatchState.NOT_NEEDED, "this LiteLLM has no shared session")
-    attach = getattr(context.route_llm_request, NAME)
+    attach = getattr(context.route_llm_request, ATTACH_FUNCTION)
     if not isinstance(attach, EagerAttach):
         return Outcome(PatchState.NATIVE, "route_request awaits add_shared_session_to_data")
     route = require_async(context.route_llm_request, "route_request", "data")
@@ -86,7 +86,7 @@ def asynchronous(keeper: SessionKeeper, log: logging.Logger) -> Attach:
 def hand_over(session: ClientSession | None, data: dict[str, Any], log: logging.Logger) -> None:
     """Put the session into the request and say so."""
     if session is not None:
-        data[KEY] = session
+        data[SESSION_KEY] = session
         if log.isEnabledFor(logging.INFO):
             log.info(
                 "SESSION REUSE: Attached shared aiohttp session to request (ID: %s)", id(session)
@@ -124,10 +124,10 @@ class EagerAttach(CoroutineFunctionLike):
 
     def __call__(self, data: dict[str, Any]) -> Awaitable[None]:
         """Attach an open session at once; a dead one is recreated when the result is awaited."""
-        attached = data.get(KEY)
+        attached = data.get(SESSION_KEY)
         if attached is not None and attached is self._keeper.latest:
-            return DONE
-        return DONE if self.attach_now(data) else _Later(self.recreate_first, data)
+            return NOTHING_TO_AWAIT
+        return NOTHING_TO_AWAIT if self.attach_now(data) else _Later(self.recreate_first, data)
 
     def attach_now(self, data: dict[str, Any]) -> bool:
         """Attach the session if it is open, and say whether it was."""
@@ -175,7 +175,7 @@ class _Done:
         yield
 
 
-DONE = _Done()
+NOTHING_TO_AWAIT = _Done()
 
 
 class _Later:

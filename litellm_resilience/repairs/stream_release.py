@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from litellm_resilience.repairs.base import Context
 
-PARKED = "_litellm_resilience_parked"
+PARKED_ATTRIBUTE = "_litellm_resilience_parked"
 
 unfinished: ContextVar[set[Any] | None] = ContextVar("unfinished", default=None)
 """Streams read on behalf of the request being served that have not come to their end."""
@@ -62,9 +62,9 @@ def _releasing(iterate: Any) -> Any:
                     noted = unfinished.get()
                 if noted is not None:
                     noted.add(self)
-                setattr(self, PARKED, True)
+                setattr(self, PARKED_ATTRIBUTE, True)
                 yield chunk
-                setattr(self, PARKED, False)
+                setattr(self, PARKED_ATTRIBUTE, False)
         finally:
             if noted is not None:
                 noted.discard(self)
@@ -98,7 +98,7 @@ def _close_what_nobody_reads(context: Context) -> None:
             await respond(self, scope, receive, send)
         finally:
             for stream in list(unfinished.get() or ()):
-                if getattr(stream, PARKED, False):
+                if getattr(stream, PARKED_ATTRIBUTE, False):
                     _close(stream._aiohttp_response)
 
     context.changes.replace(application, "__call__", noting_serve)

@@ -1,4 +1,4 @@
-"""gunicorn's workers: gunicorn stays the master, its workers drain and say what they do.
+"""gunicorn's workers: gunicorn stays the master; its workers drain and write to the scoreboard.
 
 LiteLLM has gunicorn fork its workers from the command's own process.
 """

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy as the supervisor sees it: loaded once, logged like the rest of it."""
+"""LiteLLM's proxy for the supervisor: loaded once before workers are forked, and its log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REAPER_THREAD = "litellm-orphan-query-engine-reaper"
 """LiteLLM 1.106.0 and later (litellm/proxy/db/query_engine_reaper.py): sleeps between two looks at
 /proc, and holds no lock that a worker needs."""
 
-SET_HERE_TOO = frozenset({"JSON_LOGS", "LITELLM_SUPPRESS_STARTUP_OUTPUT"})
+ALSO_APPLIED_HERE = frozenset({"JSON_LOGS", "LITELLM_SUPPRESS_STARTUP_OUTPUT"})
 """What LiteLLM 1.108.0 and later sets for spawned workers to read when they import it; its command
 applies the same to its own process, which forked workers inherit (litellm/proxy/proxy_cli.py)."""
 
@@ -63,7 +63,7 @@ class LiteLLMHost:
 
     def _obstacle(self) -> str | None:
         stale = [] if self._reads is None else self._reads.stale()
-        return preload.obstacle(set(stale) - SET_HERE_TOO, {REAPER_THREAD})
+        return preload.obstacle(set(stale) - ALSO_APPLIED_HERE, {REAPER_THREAD})
 
 
 def _reserve_for_forking() -> str | None:

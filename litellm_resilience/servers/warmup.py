@@ -1,4 +1,4 @@
-"""What the first request brings about, done before workers are forked.
+"""Loads before the fork what a worker's first request would load.
 
 The first request of each worker otherwise takes up to two seconds, in which its event loop serves
 nobody else: LiteLLM imports more of itself, and newer FastAPI prepares included routers when they

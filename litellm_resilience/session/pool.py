@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
-WAIT = "_wait_for_available_connection"
+WAIT_METHOD = "_wait_for_available_connection"
 
 
 def watch(session: ClientSession, noticed: Callable[[], None]) -> None:
     """Call `noticed` for each request that waits for a connection of this session."""
     connector = session.connector
-    wait = getattr(connector, WAIT, None)
+    wait = getattr(connector, WAIT_METHOD, None)
     if wait is None:
         return
 
@@ -28,10 +28,10 @@ def watch(session: ClientSession, noticed: Callable[[], None]) -> None:
         noticed()
         return await wait(*args, **kwargs)
 
-    setattr(connector, WAIT, counted)
+    setattr(connector, WAIT_METHOD, counted)
 
 
 def unwatch(session: ClientSession) -> None:
     """Put the connector's own method back."""
     if session.connector is not None:
-        vars(session.connector).pop(WAIT, None)
+        vars(session.connector).pop(WAIT_METHOD, None)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from aiohttp import BaseConnector, ClientSession
 
 POLL_SECONDS = 0.05
-LIMIT_SECONDS = 600.0
+LONGEST_WAIT_SECONDS = 600.0
 
 
 def in_use(connector: BaseConnector) -> bool:
@@ -64,7 +64,7 @@ class Retirement:
         poll: seconds between two looks at a busy connector.
     """
 
-    def __init__(self, *, limit: float = LIMIT_SECONDS, poll: float = POLL_SECONDS) -> None:
+    def __init__(self, *, limit: float = LONGEST_WAIT_SECONDS, poll: float = POLL_SECONDS) -> None:
         self._limit = limit
         self._poll = poll
         self._draining: dict[BaseConnector, asyncio.Task[None]] = {}

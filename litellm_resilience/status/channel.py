@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 if os.name == "posix":
     import fcntl
 
-SUFFIX = ".sock"
-ENOUGH = 1 << 20
+SOCKET_SUFFIX = ".sock"
+LARGEST_OUTBOX = 1 << 20
 """Bytes of a send buffer that hold the state of any number of workers."""
-BACKLOG = 128
+LISTEN_BACKLOG = 128
 """Clients that may wait for an answer."""
-AT_ONCE = 64
+MOST_ANSWERS = 64
 """Clients that are answered in one go, so that any number of them holds up no worker."""
-PATIENCE = 5.0
+ANSWER_TIMEOUT = 5.0
 """Seconds a client waits for the whole answer."""
-LARGEST = 16 << 20
+LARGEST_ANSWER = 16 << 20
 """Bytes of an answer that a client takes."""
-RETRY = 0.05
+RETRY_PAUSE = 0.05
 """Seconds after which a client tries again to connect when too many others wait."""
 
 
@@ -68,7 +68,7 @@ def default_path(name: str) -> Path:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     _check_private(folder)
-    return folder / f"{name}{SUFFIX}"
+    return folder / f"{name}{SOCKET_SUFFIX}"
 
 
 def _check_private(folder: Path) -> None:
@@ -110,7 +110,7 @@ class StatusSocket:
         del inherited
         self._paused = False
         answer: bytes | None = None
-        for _ in range(AT_ONCE):
+        for _ in range(MOST_ANSWERS):
             try:
                 client, _ = self._socket.accept()
             except BlockingIOError:
@@ -123,7 +123,7 @@ class StatusSocket:
                 if answer is None:
                     answer = json.dumps(self._describe(now)).encode()
                 client.setblocking(False)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ENOUGH)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_OUTBOX)
                 client.send(answer)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ def _listen(path: Path) -> socket.socket:
     try:
         _remove_stale(path)
         listener.bind(str(path))
-        listener.listen(BACKLOG)
+        listener.listen(LISTEN_BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
@@ -209,7 +209,7 @@ def _running() -> Iterator[Path]:
     if not folder.is_dir():
         return
     _check_private(folder)
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in sorted(folder.glob(f"*{SOCKET_SUFFIX}")):
         with contextlib.suppress(UnavailableError):
             ask(path)
             yield path
@@ -222,7 +222,7 @@ def ask(path: Path) -> dict[str, Any]:
         UnavailableError: if none does, or it does not answer whole and in time.
     """
     try:
-        state = json.loads(_answer(path, time.monotonic() + PATIENCE))
+        state = json.loads(_answer(path, time.monotonic() + ANSWER_TIMEOUT))
     except FileNotFoundError as error:
         raise UnavailableError(f"no supervisor runs at {path}") from error
     except ConnectionRefusedError as error:
@@ -246,8 +246,8 @@ def _answer(path: Path, deadline: float) -> bytes:
             if not part:
                 return bytes(answer)
             answer += part
-            if len(answer) > LARGEST:
-                raise ValueError(f"more than {LARGEST} bytes")
+            if len(answer) > LARGEST_ANSWER:
+                raise ValueError(f"more than {LARGEST_ANSWER} bytes")
 
 
 def _connected(path: Path, deadline: float) -> socket.socket:
@@ -258,7 +258,7 @@ def _connected(path: Path, deadline: float) -> socket.socket:
             client.connect(str(path))
         except BlockingIOError:
             client.close()
-            time.sleep(RETRY)
+            time.sleep(RETRY_PAUSE)
         except OSError:
             client.close()
             raise
@@ -269,5 +269,5 @@ def _connected(path: Path, deadline: float) -> socket.socket:
 def _left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError(f"no whole answer within {PATIENCE:g} s")
+        raise TimeoutError(f"no whole answer within {ANSWER_TIMEOUT:g} s")
     return left

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
-SERVING = (WorkerState.SERVING, WorkerState.RETIRING)
+SERVING_STATES = (WorkerState.SERVING, WorkerState.RETIRING)
 
 
 def document(
@@ -83,10 +83,10 @@ def event_loop_lag(row: Row, now: float) -> float:
     The longest delay of the last seconds, or how long it has stood still by now: a blocked worker
     cannot write that down itself.
     """
-    if row.state not in SERVING or not row.turned_at:
+    if row.state not in SERVING_STATES or not row.turned_at:
         return row.lag
-    return max(row.lag, now - row.turned_at - NOTICE)
+    return max(row.lag, now - row.turned_at - NORMAL_LAG)
 
 
-NOTICE = 0.5
+NORMAL_LAG = 0.5
 """Seconds without a turn that mean nothing yet: five turns of an idle loop."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from litellm_resilience.supervisor.launch import Launcher
     from litellm_resilience.supervisor.scoreboard import Scoreboard
 
-PAUSE = 10.0
+RESTART_PAUSE = 10.0
 """Seconds before an exporter that has ended is started again."""
 
 
@@ -56,9 +56,9 @@ class MetricsExporter:
         if self._process is not None and self._process.exitcode is not None:
             self._warn(f"has ended with status {self._process.exitcode}")
             self._forget()
-            self._start_at = now + PAUSE
+            self._start_at = now + RESTART_PAUSE
         if self._process is None and now >= self._start_at:
-            self._start_at = now + PAUSE
+            self._start_at = now + RESTART_PAUSE
             self._start(inherited)
 
     def _start(self, inherited: Sequence[Any]) -> None:
@@ -73,7 +73,10 @@ class MetricsExporter:
 
     def _warn(self, what: str) -> None:
         self._log.warning(
-            "The metrics exporter on %s:%d %s; next attempt in %g s", *self._address, what, PAUSE
+            "The metrics exporter on %s:%d %s; next attempt in %g s",
+            *self._address,
+            what,
+            RESTART_PAUSE,
         )
 
     def _forget(self) -> None:
@@ -92,7 +95,7 @@ class MetricsExporter:
         self.close()
         if self._process is not None:
             self._process.terminate()
-            self._process.join(PAUSE)
+            self._process.join(RESTART_PAUSE)
 
 
 def serve(lifeline: Connection[Any, Any], board: Scoreboard, host: str, port: int) -> None:

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 PREFIX = "litellm_resilience_"
 
 COUNTS = {
-    "requests": ("requests", "Requests answered, by all workers that ever were."),
+    "requests": ("requests", "Requests answered, including by workers that have ended."),
     "sessions_recreated": ("sessions_recreated", "Shared aiohttp sessions recreated."),
     "closes_prevented": (
         "session_closes_prevented",
-        "Closes of the shared session by somebody who does not own it.",
+        "Closes of the shared session by code that does not own it, prevented.",
     ),
     "pool_waits": (
         "session_pool_waits",
@@ -49,8 +49,11 @@ PER_WORKER = {
         "worker_event_loop_lag_seconds",
         "Longest delay of the event loop in the last 10 s, or how long it has stood still.",
     ),
-    "age": ("worker_age_seconds", "Since the worker was ready."),
-    "session_generation": ("worker_session_generation", "Shared sessions it has had so far."),
+    "age": ("worker_age_seconds", "Seconds since the worker became ready."),
+    "session_generation": (
+        "worker_session_generation",
+        "Shared sessions that the worker has had.",
+    ),
 }
 """Metric and help for what the status says of each worker."""
 
@@ -79,13 +82,13 @@ class ScoreboardCollector:
         yield _counter("workers_started", "Workers started.", totals.started)
         yield _counter(
             "worker_boot_failures",
-            "Workers that ended, or were given up, before they were ready.",
+            "Workers that ended before they were ready.",
             totals.boot_failures,
         )
         yield _labelled(
             CounterMetricFamily,
             "workers_recycled",
-            "Workers whose replacement serves, by why they were replaced.",
+            "Workers replaced, by reason.",
             "reason",
             totals.recycled_by_reason,
         )
@@ -96,8 +99,18 @@ class ScoreboardCollector:
             "cause",
             totals.died_by_cause,
         )
-        yield _histogram("worker_boot_seconds", "From start to ready.", BOOT_SECONDS, totals.boot)
-        yield _histogram("worker_drain_seconds", "From drain to end.", DRAIN_SECONDS, totals.drain)
+        yield _histogram(
+            "worker_boot_seconds",
+            "Seconds from the start of a worker until it is ready.",
+            BOOT_SECONDS,
+            totals.boot,
+        )
+        yield _histogram(
+            "worker_drain_seconds",
+            "Seconds from the start of a drain until the worker has ended.",
+            DRAIN_SECONDS,
+            totals.drain,
+        )
 
     def _per_worker(self) -> Iterator[Metric]:
         now = time.monotonic()

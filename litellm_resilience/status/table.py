@@ -9,7 +9,7 @@ from litellm_resilience.supervisor.limits import MEGABYTE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-EVENTS = 8
+EVENTS_SHOWN = 8
 """How many of the last events are shown."""
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
@@ -79,7 +79,7 @@ def _workers(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _events(state: dict[str, Any]) -> Iterator[str]:
-    for event in state["events"][-EVENTS:]:
+    for event in state["events"][-EVENTS_SHOWN:]:
         yield f"{duration(event['seconds_ago']):>8} ago  {event['event']}"
 
 

@@ -1,4 +1,4 @@
-"""A uvicorn server that announces its end and answers everything before it.
+"""A uvicorn server that announces its end and first answers every request.
 
 uvicorn closes idle keep-alive connections at once, unannounced, so each client's next request
 fails. Here every reply during the drain says `Connection: close`, and an idle connection is kept
@@ -16,16 +16,16 @@ from uvicorn.server import Server
 if TYPE_CHECKING:
     import socket
 
-CLOSE = (b"connection", b"close")
+CLOSE_HEADER = (b"connection", b"close")
 TICK = 0.1
 """Seconds between two looks, as in uvicorn's own loop."""
-SETTLE = 0.3
+ACCEPT_GRACE = 0.3
 """Seconds in which a connection that was accepted just before may still appear."""
-TLS_SETTLE = 2.0
+TLS_ACCEPT_GRACE = 2.0
 """The same where a connection appears only after its TLS handshake."""
-STOP_GRACE = 1.0
+STOP_IDLE_GRACE = 1.0
 """Seconds an idle connection is kept for one last request when the whole server stops."""
-LEFTOVER_GRACE = 1
+CANCEL_GRACE = 1
 """Seconds for what is cancelled at the end of the drain timeout to unwind."""
 
 
@@ -58,7 +58,7 @@ class DrainingServer(Server):
         self._forget_request_limit()
         await self._drain()
         if self.server_state.connections or self.server_state.tasks:
-            self.config.timeout_graceful_shutdown = LEFTOVER_GRACE
+            self.config.timeout_graceful_shutdown = CANCEL_GRACE
         await super().shutdown(sockets=sockets)
 
     def _stop_accepting(self, sockets: list[socket.socket]) -> None:
@@ -76,7 +76,7 @@ class DrainingServer(Server):
         loop = asyncio.get_running_loop()
         state = self.server_state
         began = loop.time()
-        settled = began + (TLS_SETTLE if self.config.is_ssl else SETTLE)
+        settled = began + (TLS_ACCEPT_GRACE if self.config.is_ssl else ACCEPT_GRACE)
         stop_asked = math.inf
         idle_since: dict[Any, float] = {}
         counter = 0
@@ -85,7 +85,7 @@ class DrainingServer(Server):
             now = loop.time()
             if self.should_exit and now < stop_asked:
                 stop_asked = now
-                settled = min(settled, now + SETTLE)
+                settled = min(settled, now + ACCEPT_GRACE)
                 self._close_websockets()
             if now >= min(began + self.drain_timeout, stop_asked + self._stop_timeout):
                 return
@@ -98,7 +98,7 @@ class DrainingServer(Server):
             }
             grace: float = self.config.timeout_keep_alive
             if self.should_exit:
-                grace = min(grace, STOP_GRACE)
+                grace = min(grace, STOP_IDLE_GRACE)
             for connection, since in idle_since.items():
                 if now - since >= grace:
                     connection.shutdown()
@@ -125,14 +125,14 @@ class DrainingServer(Server):
         every second.
         """
         headers = self.server_state.default_headers
-        if CLOSE not in headers:
-            headers.append(CLOSE)
+        if CLOSE_HEADER not in headers:
+            headers.append(CLOSE_HEADER)
         for connection in self.server_state.connections:
             cycle = getattr(connection, "cycle", None)
             if cycle is not None and not cycle.response_started:
                 own = cycle.default_headers
-                if CLOSE not in own:
-                    cycle.default_headers = [*own, CLOSE]
+                if CLOSE_HEADER not in own:
+                    cycle.default_headers = [*own, CLOSE_HEADER]
 
 
 def is_idle(connection: Any) -> bool:

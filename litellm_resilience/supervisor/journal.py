@@ -1,4 +1,4 @@
-"""What happens to workers, one log line per event; the last ones are kept."""
+"""Logs each event of a worker in one line, and keeps the last ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from litellm_resilience.supervisor.handle import Handle
 
-KEPT = 20
+EVENTS_KEPT = 20
 """How many events are kept."""
-YOUNG = 60.0
+MEMORY_WARNING_AGE = 60.0
 """A worker that reaches its memory limit before this age, in seconds, would do so for ever."""
 
 
@@ -37,7 +37,7 @@ class Journal:
         self._log = log
         self._clock = clock
         self._warned_of_memory = False
-        self.recent: deque[tuple[float, str]] = deque(maxlen=KEPT)
+        self.recent: deque[tuple[float, str]] = deque(maxlen=EVENTS_KEPT)
 
     def _write(self, level: int, message: str, *arguments: object) -> None:
         self._log.log(level, message, *arguments, stacklevel=2)
@@ -77,7 +77,7 @@ class Journal:
         self._write(
             logging.INFO, "%s %s, will be replaced", worker.name.capitalize(), worker.reason
         )
-        if worker.due is Due.MEMORY and age < YOUNG and not self._warned_of_memory:
+        if worker.due is Due.MEMORY and age < MEMORY_WARNING_AGE and not self._warned_of_memory:
             self._warned_of_memory = True
             self._write(
                 logging.WARNING,
@@ -146,13 +146,13 @@ class Journal:
         """A worker has written to the supervisor what no worker of this package writes."""
         self._write(
             logging.WARNING,
-            "%s said something unknown to the supervisor, which ignores it",
+            "%s sent an unknown message, which is ignored",
             worker.name.capitalize(),
         )
 
     def failed(self) -> None:
         """The supervisor itself has a fault; to be called while the exception is handled."""
-        self._log.exception("The supervisor failed at something and goes on; please report this")
+        self._log.exception("The supervisor has met an error and goes on. Please report this")
 
     def gave_up(self) -> None:
         """No worker of the first generation could start."""

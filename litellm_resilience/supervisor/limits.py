@@ -1,4 +1,4 @@
-"""How much a worker may do, hold and live before it is recycled."""
+"""The limits of a worker: requests, memory and lifetime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a worker and its supervisor talk: one-byte messages over a pipe.
+"""One-byte messages between a worker and its supervisor, over a pipe.
 
 The end of the file tells either side that the other is gone.
 """
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-LONGEST = 64
+LONGEST_MESSAGE = 64
 """Bytes of a message; more is no message of any version of this package."""
-MOST = 64
+MOST_MESSAGES_AT_ONCE = 64
 """Messages heard in one look, so that a worker that never falls silent holds up nobody."""
 
 
@@ -72,8 +72,8 @@ class SupervisorEnd:
         """
         messages: list[Said] = []
         try:
-            while self.open and len(messages) < MOST and self.connection.poll():
-                messages.append(Said(self.connection.recv_bytes(LONGEST)))
+            while self.open and len(messages) < MOST_MESSAGES_AT_ONCE and self.connection.poll():
+                messages.append(Said(self.connection.recv_bytes(LONGEST_MESSAGE)))
         except (EOFError, ConnectionError):
             self.open = False
         except OSError:

@@ -1,4 +1,4 @@
-"""The supervisor: starts workers, listens to them, and does what the policy says."""
+"""The supervisor: starts workers, reads their messages, and does what the policy decides."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LOOK_INTERVAL = 0.5
 """Seconds after which the supervisor looks at its workers even if none says anything."""
-STOOD_STILL = 5.0
+SUSPENDED_GAP = 5.0
 """A gap between two looks that means the supervisor was suspended, in seconds."""
 STOP_MARGIN = 10.0
 """Seconds that a worker may take to shut its application down after its drain."""
@@ -119,7 +119,7 @@ class Supervisor:
         self._services = services
         self._clock = clock
         self._random = source or random.Random()
-        self._aim(plan.workers)
+        self._set_target(plan.workers)
         self._workers: list[Handle] = []
         self._started = 0
         self._restarts = Restarts()
@@ -140,8 +140,8 @@ class Supervisor:
         prctl.adopt_orphans()
         with self._handling_signals(), lossy_output():
             try:
-                while self._survive(self._step):
-                    self._survive(self._wait)
+                while self._attempt(self._step):
+                    self._attempt(self._wait)
             finally:
                 for worker in self._workers:
                     worker.kill_now()
@@ -151,7 +151,7 @@ class Supervisor:
         self._journal.stopped()
         return self.exit_status
 
-    def _survive(self, step: Callable[[], bool]) -> bool:
+    def _attempt(self, step: Callable[[], bool]) -> bool:
         """Do a step; a fault of ours must not end workers that serve."""
         try:
             return step()
@@ -163,13 +163,13 @@ class Supervisor:
     def _step(self) -> bool:
         """Do everything there is to do now; say whether anything is left to supervise."""
         now = self._clock()
-        self._forgive_standstill(now)
+        self._forgive_suspension(now)
         while self._signals:
-            self._obey(self._signals.popleft(), now)
+            self._handle_signal(self._signals.popleft(), now)
         for worker in list(self._workers):
-            self._look_at(worker, now)
+            self._check(worker, now)
         if self._stop_deadline is not None:
-            self._press_on(now)
+            self._kill_after_deadline(now)
         else:
             for action in policy.decide(now, self._views(), self._plan.settings, self._demand()):
                 self._perform(action, now)
@@ -195,25 +195,25 @@ class Supervisor:
             boot_failed=self._boot_failure is not None,
         )
 
-    def _forgive_standstill(self, now: float) -> None:
+    def _forgive_suspension(self, now: float) -> None:
         gap = now - self._looked_at
         self._looked_at = now
-        if gap > STOOD_STILL:
+        if gap > SUSPENDED_GAP:
             for worker in self._workers:
                 worker.forgive(gap)
 
-    def _look_at(self, worker: Handle, now: float) -> None:
+    def _check(self, worker: Handle, now: float) -> None:
         ended = worker.has_ended()
         for message in worker.heard():
-            self._listen(worker, message, now)
+            self._handle_message(worker, message, now)
         if ended:
-            self._bury(worker, now)
+            self._note_end(worker, now)
             return
         worker.kill_if_due(now)
         if worker.observe(now):
             self._journal.due(worker, now - (worker.ready_at or now))
 
-    def _listen(self, worker: Handle, message: Said, now: float) -> None:
+    def _handle_message(self, worker: Handle, message: Said, now: float) -> None:
         if message is Said.READY and worker.state is WorkerState.BOOTING:
             seconds = worker.enter(WorkerState.SERVING, now)
             self._board.totals.boot.observe(seconds)
@@ -233,7 +233,7 @@ class Supervisor:
             worker.misunderstood = True
             self._journal.misunderstood(worker)
 
-    def _bury(self, worker: Handle, now: float) -> None:
+    def _note_end(self, worker: Handle, now: float) -> None:
         self._workers.remove(worker)
         totals = self._board.totals
         if worker.state is WorkerState.DRAINING and worker.ended_as_asked:
@@ -335,7 +335,7 @@ class Supervisor:
         links = (worker.link for worker in self._workers)
         return [self._wake, self._waker, *links, *self._services]
 
-    def _obey(self, number: int, now: float) -> None:
+    def _handle_signal(self, number: int, now: float) -> None:
         name = signal.Signals(number).name
         if name in ("SIGTERM", "SIGINT", "SIGBREAK"):
             if self._stop_deadline is None:
@@ -349,13 +349,13 @@ class Supervisor:
         elif name == "SIGHUP":
             self._journal.asked(f"{name}: replacing all workers")
             for worker in self._workers:
-                worker.make_due(Due.ROLL, "is of before the SIGHUP", now)
+                worker.make_due(Due.ROLL, "started before the SIGHUP", now)
         else:
             step = 1 if name == "SIGTTIN" else -1
-            self._aim(max(1, self._target + step))
+            self._set_target(max(1, self._target + step))
             self._journal.asked(f"{name}: {self._target} workers from now on")
 
-    def _aim(self, workers: int) -> None:
+    def _set_target(self, workers: int) -> None:
         self._target = self._board.totals.target = workers
 
     def _stop(self, now: float) -> None:
@@ -368,7 +368,7 @@ class Supervisor:
         for worker in self._workers:
             worker.stop()
 
-    def _press_on(self, now: float) -> None:
+    def _kill_after_deadline(self, now: float) -> None:
         if self._stop_deadline is not None and now >= self._stop_deadline:
             for worker in self._workers:
                 worker.kill_now()

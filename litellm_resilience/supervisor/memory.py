@@ -1,4 +1,4 @@
-"""Resident memory of a process."""
+"""Measures the resident memory of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard output and error that a full disk or a closed pipe does not turn into exceptions.
+"""Keeps a full disk or a closed pipe from turning output into exceptions.
 
 LiteLLM prints while it starts. Where its log cannot be written, each replacement would fail.
 """

@@ -1,4 +1,4 @@
-"""What to do about the workers now: a pure function of what is known of them.
+"""Decides what to do about the workers now: a pure function of what is known of them.
 
 Capacity is counted, not paired: a worker that is to be replaced makes the supervisor want one
 worker more than its target, and a worker that became ready beyond the target lets one drain. So a

@@ -1,4 +1,4 @@
-"""What Linux lets a process set about itself; elsewhere nothing happens."""
+"""Settings of the own process that only Linux has; elsewhere nothing happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether workers may be forked from this process, decided by looking at it."""
+"""Decides whether workers may be forked from this process, by looking at the process."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from multiprocessing.connection import Connection
 
-ENDING = 5.0
+THREAD_END_TIMEOUT = 5.0
 """Seconds in which a thread that is at work here may end by itself."""
-RETURNING = 2.0
+THREAD_RETURN_TIMEOUT = 2.0
 """Seconds in which a thread may come back in the child that is forked on trial."""
-HANGING = 5.0
+TRIAL_TIMEOUT = 5.0
 """Seconds after which a child that should have answered is taken for hung."""
-LOOK = 0.02
+LOOK_INTERVAL = 0.02
 """Seconds between two looks at the threads."""
 
 
 def obstacle(
-    stale: Collection[str] = (), known_threads: Collection[str] = (), *, patience: float = ENDING
+    stale: Collection[str] = (),
+    known_threads: Collection[str] = (),
+    *,
+    patience: float = THREAD_END_TIMEOUT,
 ) -> str | None:
     """Say why workers should not be forked from this process, or return None if they may be.
 
@@ -88,7 +91,7 @@ def _others(known: Collection[str]) -> list[str]:
 def _wait_for_ends(known: Collection[str], patience: float) -> None:
     deadline = time.monotonic() + patience
     while _others(known) and time.monotonic() < deadline:
-        time.sleep(LOOK)
+        time.sleep(LOOK_INTERVAL)
 
 
 def _missing_in_a_child(known: Collection[str]) -> str | None:
@@ -104,7 +107,7 @@ def _missing_in_a_child(known: Collection[str]) -> str | None:
     # Counted after the fork: OpenBLAS ends its threads before.
     threads = _threads() - sum(thread.name in known for thread in threading.enumerate())
     here.send(threads)
-    answer = here.recv() if here.poll(RETURNING + HANGING) else None
+    answer = here.recv() if here.poll(THREAD_RETURN_TIMEOUT + TRIAL_TIMEOUT) else None
     if answer is None:
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -122,11 +125,11 @@ def _answer(parent: Connection[Any, Any], wanted: Counter[str]) -> NoReturn:
     """Tell the parent which threads this child has, once it has all or does not get more."""
     try:
         threads = parent.recv()
-        deadline = time.monotonic() + RETURNING
+        deadline = time.monotonic() + THREAD_RETURN_TIMEOUT
         while time.monotonic() < deadline:
             if not wanted - Counter(_others(())) and _threads() >= threads:
                 break
-            time.sleep(LOOK)
+            time.sleep(LOOK_INTERVAL)
         parent.send((_others(()), _threads()))
     finally:
         os._exit(0)

@@ -1,4 +1,4 @@
-"""What every worker does, in memory that the supervisor and all workers share.
+"""The state of every worker, in memory that the supervisor and all workers share.
 
 One row for each worker, without locks: every field has one writer and is written whole. A row is
 used again when its worker has ended, and its counts go on from where they stood, so that a sum over
@@ -252,7 +252,7 @@ class Scoreboard:
                 yield slot, row
 
     def counted(self) -> dict[str, int]:
-        """Return the counts of all workers that ever were."""
+        """Return the counts of all workers, including those that have ended."""
         return {name: sum(getattr(row.counts, name) for row in self._rows) for name in COUNTED}
 
 

@@ -1,4 +1,4 @@
-"""The worker process: one server that says when it is ready or has had enough, and obeys."""
+"""The worker process: it reports when it is ready or at its limit, and drains when told."""
 
 from __future__ import annotations
 

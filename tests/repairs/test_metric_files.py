@@ -50,7 +50,7 @@ def test_what_is_written_is_on_the_disk(reserved: Any, tmp_path: Path) -> None:
     keys = [f"{KEY}{number}" for number in range(3000)]
     for number, key in enumerate(keys):
         mapped.write_value(key, float(number), 0.0)
-    assert path.stat().st_blocks * 512 >= path.stat().st_size > metric_files.FIRST_SIZE
+    assert path.stat().st_blocks * 512 >= path.stat().st_size > metric_files.FIRST_FILE_SIZE
     assert values(path) == {key: float(number) for number, key in enumerate(keys)}
     mapped.close()
     again = reserved(str(path))
@@ -84,7 +84,7 @@ def test_when_space_runs_out_counts_go_on_in_memory(
     assert mapped.read_value(KEY)[0] == 5.0
     assert all(mapped.read_value(key)[0] == 1.0 for key in keys)
     assert values(path)[KEY] == 5.0
-    assert path.stat().st_size == metric_files.FIRST_SIZE
+    assert path.stat().st_size == metric_files.FIRST_FILE_SIZE
 
 
 def test_another_kind_of_file_is_left_alone() -> None:

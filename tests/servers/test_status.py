@@ -104,8 +104,8 @@ def test_a_retiring_worker_says_why(service: Service) -> None:
     service.wait_log(" retiring: ")
     workers = service.status()["workers"]
     assert [worker["state"] for worker in workers] == ["retiring", "booting"]
-    assert workers[0]["reason"] == "is of before the SIGHUP"
-    assert "retiring: is of before the SIGHUP" in service.status()["events"][-2]["event"]
+    assert workers[0]["reason"] == "started before the SIGHUP"
+    assert "retiring: started before the SIGHUP" in service.status()["events"][-2]["event"]
 
 
 def test_many_clients_that_say_nothing_hold_up_nobody(service: Service) -> None:

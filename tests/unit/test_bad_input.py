@@ -24,7 +24,7 @@ from litellm_resilience.command import options
 
 NO_INTEGERS = ["", " ", "many", "1.5", "1e3", "0x10", "nan", "inf", "-inf", "1 2", "--", "\u221e"]
 NO_NUMBERS = ["", " ", "soon", "1,5", "0x10", "nan", "NaN", "inf", "-inf", "1e999", "5s", "1 2"]
-BEYOND = [str(options.LARGEST + 1), "9" * 400]
+BEYOND = [str(options.LARGEST_WHOLE_NUMBER + 1), "9" * 400]
 FLAG = ["x", "maybe", "2"]
 
 BAD: dict[str, list[str]] = {

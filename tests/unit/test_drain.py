@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from uvicorn.config import Config
 
-from litellm_resilience.supervisor.drain import CLOSE, DrainingServer, is_idle
+from litellm_resilience.supervisor.drain import CLOSE_HEADER, DrainingServer, is_idle
 
 OWN = (b"server", b"uvicorn")
 
@@ -132,7 +132,7 @@ def test_the_end_is_announced_once() -> None:
     headers = server.server_state.default_headers
     server._announce()
     server._announce()
-    assert headers.count(CLOSE) == 1
+    assert headers.count(CLOSE_HEADER) == 1
     assert server.server_state.default_headers is headers
 
 
@@ -142,7 +142,7 @@ def test_a_reply_that_has_not_begun_announces_it_too(kind: Any) -> None:
     server = server_of(kind(waiting))
     server._announce()
     server._announce()
-    assert waiting.default_headers == [OWN, CLOSE]
+    assert waiting.default_headers == [OWN, CLOSE_HEADER]
 
 
 @pytest.mark.parametrize("cycle", [Cycle({}, started=True), Cycle({}, complete=True)])
@@ -157,20 +157,20 @@ def test_a_list_that_replies_share_is_not_changed_for_one_of_them() -> None:
     begun.default_headers = waiting.default_headers
     server = server_of(H11Connection(waiting), H11Connection(begun))
     server._announce()
-    assert CLOSE in waiting.default_headers
-    assert CLOSE not in begun.default_headers
+    assert CLOSE_HEADER in waiting.default_headers
+    assert CLOSE_HEADER not in begun.default_headers
 
 
 def test_connections_without_a_request_are_left_alone() -> None:
     server = server_of(WebSocketConnection(), H11Connection(), HttptoolsConnection())
     server._announce()
-    assert CLOSE in server.server_state.default_headers
+    assert CLOSE_HEADER in server.server_state.default_headers
 
 
 async def test_only_a_drain_is_announced() -> None:
     server = server_of()
     await server.on_tick(0)
-    assert CLOSE not in server.server_state.default_headers
+    assert CLOSE_HEADER not in server.server_state.default_headers
 
 
 async def test_headers_that_uvicorn_renews_are_announced_again() -> None:
@@ -179,4 +179,4 @@ async def test_headers_that_uvicorn_renews_are_announced_again() -> None:
     server.draining = True
     for counter in (0, 1, 10):
         await server.on_tick(counter)
-        assert server.server_state.default_headers.count(CLOSE) == 1
+        assert server.server_state.default_headers.count(CLOSE_HEADER) == 1

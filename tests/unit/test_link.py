@@ -10,7 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from litellm_resilience.supervisor.link import LONGEST, MOST, Link, Said, Told
+from litellm_resilience.supervisor.link import (
+    LONGEST_MESSAGE,
+    MOST_MESSAGES_AT_ONCE,
+    Link,
+    Said,
+    Told,
+)
 
 MEANT = [said.value for said in Said if said is not Said.UNKNOWN]
 
@@ -41,7 +47,9 @@ def test_either_side_notices_that_the_other_is_gone(link: Link) -> None:
 
 
 @settings(max_examples=100)
-@given(st.lists(st.one_of(st.sampled_from(MEANT), st.binary(max_size=LONGEST)), max_size=20))
+@given(
+    st.lists(st.one_of(st.sampled_from(MEANT), st.binary(max_size=LONGEST_MESSAGE)), max_size=20)
+)
 @example([b"r", b"?", b"l"])
 @example([b"rr"])
 @example([b""])
@@ -77,7 +85,7 @@ def test_bytes_that_are_no_messages_are_not_waited_for(written: bytes) -> None:
 
 def test_a_message_that_is_too_long_is_the_last_that_is_heard(link: Link) -> None:
     link.worker.say(Said.READY)
-    link.worker.connection.send_bytes(b"x" * (LONGEST + 1))
+    link.worker.connection.send_bytes(b"x" * (LONGEST_MESSAGE + 1))
     link.worker.say(Said.LIMIT)
     assert link.supervisor.heard() == [Said.READY, Said.UNKNOWN]
     assert link.supervisor.heard() == []
@@ -87,9 +95,9 @@ def test_a_message_that_is_too_long_is_the_last_that_is_heard(link: Link) -> Non
 
 
 def test_a_worker_that_never_falls_silent_is_interrupted(link: Link) -> None:
-    for _ in range(MOST + 3):
+    for _ in range(MOST_MESSAGES_AT_ONCE + 3):
         link.worker.connection.send_bytes(b"?")
-    assert len(link.supervisor.heard()) == MOST
+    assert len(link.supervisor.heard()) == MOST_MESSAGES_AT_ONCE
     assert len(link.supervisor.heard()) == 3
 
 

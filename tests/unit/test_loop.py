@@ -119,12 +119,12 @@ def test_a_fault_of_the_supervisor_ends_no_worker(
     supervisor._step()
     (worker,) = launcher.started
     decide = mocker.patch.object(policy, "decide", side_effect=RuntimeError("a bug"))
-    assert supervisor._survive(supervisor._step) is True
-    assert "please report this" in caplog.text
+    assert supervisor._attempt(supervisor._step) is True
+    assert "Please report this" in caplog.text
     assert worker.exitcode is None
     mocker.stop(decide)
     worker.says(Said.READY)
-    assert supervisor._survive(supervisor._step) is True
+    assert supervisor._attempt(supervisor._step) is True
     assert "ready after" in caplog.text
 
 
@@ -197,12 +197,12 @@ def test_a_worker_that_talks_nonsense_costs_one_line_of_log(
     for _ in range(3):
         first.writes(nonsense)
         supervisor._step()
-    assert caplog.text.count("said something unknown") == 1
-    assert "Worker 1 (pid 1000) said" in caplog.text
+    assert caplog.text.count("sent an unknown message") == 1
+    assert "Worker 1 (pid 1000) sent" in caplog.text
     second.ends(1)
     supervisor._step()
     assert len(launcher.started) == 3
-    assert "please report this" not in caplog.text
+    assert "Please report this" not in caplog.text
 
 
 class FailingService:
@@ -229,4 +229,4 @@ def test_a_fault_in_what_else_is_served_is_not_the_workers(
     launcher.started[0].ends(1)
     supervisor._step()
     assert len(launcher.started) == 3
-    assert "please report this" in caplog.text
+    assert "Please report this" in caplog.text

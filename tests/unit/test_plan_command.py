@@ -36,7 +36,7 @@ main()
 @pytest.fixture(autouse=True)
 def _short(mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     mocker.patch.object(outlook, "MOST_RECYCLES", 50)
-    mocker.patch.object(deploy, "DEPLOYS", 100)
+    mocker.patch.object(deploy, "SIMULATED_DEPLOYS", 100)
     monkeypatch.setenv("COLUMNS", "60")
     for name in ("NUM_WORKERS", "MAX_REQUESTS_BEFORE_RESTART", "MAX_REQUESTS_JITTER"):
         monkeypatch.delenv(name, raising=False)

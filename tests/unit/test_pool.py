@@ -58,11 +58,11 @@ async def test_a_connector_that_cannot_be_watched_is_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An older aiohttp."""
-    monkeypatch.delattr(aiohttp.BaseConnector, pool.WAIT)
+    monkeypatch.delattr(aiohttp.BaseConnector, pool.WAIT_METHOD)
     async with aiohttp.ClientSession() as session:
         pool.watch(session, lambda: None)
         pool.unwatch(session)
-        assert not hasattr(session.connector, pool.WAIT)
+        assert not hasattr(session.connector, pool.WAIT_METHOD)
 
 
 async def test_a_closed_session_is_no_error() -> None:

@@ -274,7 +274,7 @@ class TestThreads:
     def test_a_child_that_hangs_at_once_is_an_obstacle(self) -> None:
         source = """
             from litellm_resilience.supervisor import preload
-            preload.HANGING = preload.RETURNING = 0.2
+            preload.TRIAL_TIMEOUT = preload.THREAD_RETURN_TIMEOUT = 0.2
             os.register_at_fork(after_in_child=for_ever)
         """
         assert "did not answer" in obstacle_after(source)

@@ -198,7 +198,7 @@ class TestClients:
 
         listener, status._socket = status._socket, Endless()  # type: ignore[assignment]
         status.attend(0.0)
-        assert 0 < given <= channel.AT_ONCE
+        assert 0 < given <= channel.MOST_ANSWERS
         for client in flood:
             assert json.loads(client.recv(1000)) == STATE
             client.close()
@@ -351,7 +351,7 @@ class TestImpostors:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Neither is one that never falls silent for long."""
-        monkeypatch.setattr(channel, "PATIENCE", 0.3)
+        monkeypatch.setattr(channel, "ANSWER_TIMEOUT", 0.3)
         began = time.monotonic()
         with Impostor(folder / "s", answer), pytest.raises(UnavailableError, match=r"0\.3 s|timed"):
             ask(folder / "s")
@@ -367,7 +367,7 @@ class TestImpostors:
         ):
             ask(folder / "s")
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert grown * 1024 < 4 * channel.LARGEST
+        assert grown * 1024 < 4 * channel.LARGEST_ANSWER
 
     def test_no_place_for_temporary_files_is_a_clear_error(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -62,8 +62,8 @@ class Journal:
         """A worker was started."""
         self._write(logging.INFO, "%s started", worker.name.capitalize())
 
-    def not_started(self, error: OSError, pause: float) -> None:
-        """The operating system refused to start a worker."""
+    def not_started(self, error: Exception, pause: float) -> None:
+        """A worker could not be started, for want of memory or because it cannot be spawned."""
         self._write(
             logging.ERROR, "A worker could not be started: %s; next attempt in %g s", error, pause
         )

@@ -290,7 +290,7 @@ class Supervisor:
             slot = self._board.claim()
             link = Link.create(self._launcher.context)
             process = self._launch(link, slot, limits)
-        except OSError as error:
+        except Exception as error:
             if slot is not None:
                 self._board.release(slot)
             self._board.totals.boot_failures += 1
@@ -325,7 +325,7 @@ class Supervisor:
         )
         try:
             return self._launcher.start(assignment, [link.supervisor, *self._resources()])
-        except OSError:
+        except Exception:
             link.supervisor.close()
             raise
         finally:

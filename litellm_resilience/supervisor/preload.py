@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from multiprocessing.connection import Connection
 
-THREAD_END_TIMEOUT = 5.0
+THREAD_END_TIMEOUT = 3.0
 """Seconds in which a thread that is at work here may end by itself."""
-THREAD_RETURN_TIMEOUT = 2.0
+THREAD_RETURN_TIMEOUT = 1.0
 """Seconds in which a thread may come back in the child that is forked on trial."""
 TRIAL_TIMEOUT = 5.0
 """Seconds after which a child that should have answered is taken for hung."""
@@ -31,12 +31,7 @@ LOOK_INTERVAL = 0.02
 """Seconds between two looks at the threads."""
 
 
-def obstacle(
-    stale: Collection[str] = (),
-    known_threads: Collection[str] = (),
-    *,
-    patience: float = THREAD_END_TIMEOUT,
-) -> str | None:
+def obstacle(stale: Collection[str] = (), known_threads: Collection[str] = ()) -> str | None:
     """Say why workers should not be forked from this process, or return None if they may be.
 
     Threads do not live on in a forked process, but the locks they held do. A thread is no obstacle
@@ -47,7 +42,6 @@ def obstacle(
     Args:
         stale: environment variables that have changed since a module has read them.
         known_threads: names of threads that are known to hold no lock a worker needs.
-        patience: seconds to wait for threads that end by themselves.
     """
     if sys.platform != "linux":
         return f"on {sys.platform} forking is not safe"
@@ -57,7 +51,7 @@ def obstacle(
         return f"set after modules had read them: {', '.join(sorted(stale))}"
     missing = _missing_in_a_child(known_threads)
     if missing:
-        _wait_for_ends(known_threads, patience)
+        _wait_for_ends(known_threads)
         missing = _missing_in_a_child(known_threads)
     return missing and f"a forked worker would miss {missing}"
 
@@ -88,8 +82,8 @@ def _others(known: Collection[str]) -> list[str]:
     ]
 
 
-def _wait_for_ends(known: Collection[str], patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _wait_for_ends(known: Collection[str]) -> None:
+    deadline = time.monotonic() + THREAD_END_TIMEOUT
     while _others(known) and time.monotonic() < deadline:
         time.sleep(LOOK_INTERVAL)
 

@@ -19,6 +19,7 @@ from pytest_mock import MockerFixture
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.session.keeper import SessionKeeper
 
+DEADLINE = 30.0
 MESSAGE = {"model": "fake", "messages": [{"role": "user", "content": "x"}]}
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -101,7 +102,7 @@ async def test_its_private_sessions_are_still_closed_by_their_transport(
 
 
 async def test_use_on_another_loop_leaves_it_open(
-    shared: SimpleNamespace, session: aiohttp.ClientSession, handler: Any, provider: ProviderThread
+    session: aiohttp.ClientSession, handler: Any, provider: ProviderThread, until: Until
 ) -> None:
     outcome: list[int] = []
 
@@ -111,10 +112,9 @@ async def test_use_on_another_loop_leaves_it_open(
 
         asyncio.run(use())
 
-    thread = threading.Thread(target=elsewhere)
+    thread = threading.Thread(target=elsewhere, daemon=True)
     thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.01)
+    await until(lambda: not thread.is_alive())
     assert outcome == [200]
     assert not session.closed
     assert (await post(handler, provider)).status_code == 200
@@ -122,23 +122,24 @@ async def test_use_on_another_loop_leaves_it_open(
 
 
 async def test_litellms_own_session_check_leaves_a_foreign_session_open(
-    shared: SimpleNamespace, session: aiohttp.ClientSession
+    shared: SimpleNamespace, session: aiohttp.ClientSession, until: Until
 ) -> None:
     transport = shared.transport.LiteLLMAiohttpTransport(client=session)
+    found: list[Any] = []
 
     def elsewhere() -> None:
         async def look() -> None:
-            private = transport._get_valid_client_session()
-            assert private is not session
-            await private.close()
+            found.append(transport._get_valid_client_session())
+            await found[0].close()
 
         asyncio.run(look())
 
-    thread = threading.Thread(target=elsewhere)
+    thread = threading.Thread(target=elsewhere, daemon=True)
     thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.01)
+    await until(lambda: not thread.is_alive())
     await asyncio.sleep(0)
+    assert found
+    assert found[0] is not session
     assert not session.closed
 
 
@@ -262,7 +263,7 @@ async def test_a_cancelled_reader_gives_its_connection_back(
             reading.set()
 
     task = asyncio.create_task(read())
-    await reading.wait()
+    await asyncio.wait_for(reading.wait(), DEADLINE)
     assert held_connections(session) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -278,8 +279,7 @@ async def test_a_read_timeout_gives_the_connection_back(
     endless.settings.chunk_interval = 2.0
     reply = await open_stream(handler, endless, timeout=0.2)
     with pytest.raises(httpx.TimeoutException):
-        async for _ in reply.aiter_bytes():
-            pass
+        await asyncio.wait_for(reply.aread(), DEADLINE)
     await until(lambda: held_connections(session) == 0)
 
 

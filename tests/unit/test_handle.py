@@ -27,16 +27,26 @@ needs_sigquit = pytest.mark.skipif(not hasattr(signal, "SIGQUIT"), reason="no SI
 
 
 class FakeProcess:
-    """A process that records that it was killed."""
+    """A process that records that it was killed; nobody knows its status once it is closed."""
 
     def __init__(self) -> None:
         self.pid: int | None = PID
         self.sentinel = SENTINEL
-        self.exitcode: int | None = None
+        self.status: int | None = None
         self.killed = False
+        self.closed = False
+
+    @property
+    def exitcode(self) -> int | None:
+        if self.closed:
+            raise ValueError("process object is closed")
+        return self.status
 
     def kill(self) -> None:
         self.killed = True
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -303,7 +313,7 @@ class TestEnd:
         serve: Callable[..., Handle],
         process: FakeProcess,
     ) -> None:
-        process.exitcode = exitcode
+        process.status = exitcode
         assert serve().ended_as_asked is asked
 
     @pytest.mark.usefixtures("signals")
@@ -312,7 +322,7 @@ class TestEnd:
     ) -> None:
         handle = serve()
         handle.kill("was slow", now=20.0)
-        process.exitcode = 0
+        process.status = 0
         assert not handle.ended_as_asked
 
     def test_a_booting_worker_is_killed_at_once(
@@ -368,21 +378,38 @@ class TestEnd:
         signals: list[tuple[int, int]],
     ) -> None:
         """Another process may have it by now."""
-        process.exitcode = 0
+        process.status = 0
         serve().stop()
         assert signals == []
 
     def test_a_worker_that_cannot_be_signalled_is_no_error(
         self, serve: Callable[..., Handle], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(*_: object) -> None:
+        refused: list[tuple[int, int]] = []
+
+        def refuse(pid: int, number: int) -> None:
+            refused.append((pid, number))
             raise ProcessLookupError
 
         monkeypatch.setattr(os, "kill", refuse)
-        serve().stop()
+        handle = serve()
+        handle.stop()
+        assert refused == [(PID, signal.SIGTERM)]
+        assert handle.view().state is WorkerState.SERVING
 
     def test_its_end_is_seen(self, serve: Callable[..., Handle], process: FakeProcess) -> None:
         handle = serve()
         assert not handle.has_ended()
-        process.exitcode = 0
+        process.status = 0
         assert handle.has_ended()
+
+    def test_what_was_held_for_it_is_released(
+        self, serve: Callable[..., Handle], process: FakeProcess, board: Scoreboard, link: Link
+    ) -> None:
+        """Its row is free for the next worker, and its link is closed."""
+        handle = serve()
+        board.claim()
+        handle.close()
+        assert process.closed
+        assert link.worker.told() is Told.GONE
+        assert board.claim() == handle.slot

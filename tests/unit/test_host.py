@@ -1,67 +1,162 @@
-"""What the supervisor is told of LiteLLM, without LiteLLM."""
+"""What the supervisor is told of LiteLLM, by a process in which a stand-in is served instead."""
 
 from __future__ import annotations
 
-import importlib
-import threading
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from pytest_mock import MockerFixture
 
-from litellm_resilience.servers import application, host, warmup
-from litellm_resilience.servers.host import LiteLLMHost
+from litellm_resilience.servers import warmup
+from litellm_resilience.servers.application import TARGET_VARIABLE
+from litellm_resilience.servers.host import REAPER_THREAD
 from litellm_resilience.servers.supervised import Supervision
-from litellm_resilience.supervisor import preload
 from litellm_resilience.supervisor.limits import Recycling
 
+Preload = Callable[..., str]
 
-@pytest.fixture(autouse=True)
-def _nothing_is_loaded(mocker: MockerFixture) -> None:
-    mocker.patch.object(application, "create_app")
-    mocker.patch.object(host, "warm_up")
-    mocker.patch.object(host, "_reserve_for_forking", return_value=None)
-    mocker.patch.object(preload, "_native_threads", return_value=0)
-    mocker.patch.object(host, "REAPER_THREAD", "")
+WAITING_THREAD = """
+import threading
+
+def start(name):
+    threading.Thread(target=threading.Event().wait, name=name, daemon=True).start()
+"""
+APPLICATION = """
+import os
+from types import SimpleNamespace
+from waiting_thread import start
+
+DEBUG, JSON = os.environ.get("OTHER"), os.environ.get("JSON_LOGS")
+{on_import}
+
+def matches(scope):
+    {on_request}
+    return None, scope
+
+app = SimpleNamespace(router=SimpleNamespace(routes=[SimpleNamespace(matches=matches)]))
+"""
+PROGRAM = """
+import os, sys
+sys.modules["litellm"] = sys.modules["openai"] = None  # as if they were not installed
+{before}
+from litellm_resilience.servers import application, host
+from litellm_resilience.supervisor import preload
+from litellm_resilience.supervisor.environment import ImportReads
+preload.THREAD_END_TIMEOUT = preload.THREAD_RETURN_TIMEOUT = 0.1
+application.install = lambda: None
+with ImportReads() as reads:
+    import served
+{after}
+print(host.LiteLLMHost(reads).preload(2))
+"""
 
 
-def stale(mocker: MockerFixture, *names: str) -> LiteLLMHost:
-    """Return a host of which these variables were changed too late."""
-    return LiteLLMHost(mocker.Mock(**{"stale.return_value": list(names)}))
+@pytest.fixture
+def preload(tmp_path: Path) -> Preload:
+    """Preload a stand-in in a new process; return what stands in the way of forking there."""
+
+    def run(
+        on_import: str = "", on_request: str = "pass", before: str = "", after: str = ""
+    ) -> str:
+        (tmp_path / "waiting_thread.py").write_text(WAITING_THREAD)
+        served = APPLICATION.format(on_import=on_import, on_request=on_request)
+        (tmp_path / "served.py").write_text(served)
+        result = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(before=before, after=after)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={
+                **{name: value for name, value in os.environ.items() if name != "JSON_LOGS"},
+                "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+                TARGET_VARIABLE: "served:app",
+            },
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    return run
 
 
-def test_variables_that_the_command_applies_itself_are_no_obstacle(mocker: MockerFixture) -> None:
-    obstacle = mocker.patch.object(preload, "obstacle", return_value=None)
-    assert stale(mocker, "JSON_LOGS", "OTHER").preload(2) is None
-    assert {frozenset(call.args[0]) for call in obstacle.call_args_list} == {frozenset({"OTHER"})}
+def test_nothing_stands_in_the_way_of_an_application_that_only_waits(preload: Preload) -> None:
+    """Not one of the modules that the warm-up names is there."""
+    assert preload() == "None"
 
 
-def test_a_late_variable_is_named(mocker: MockerFixture) -> None:
-    mocker.patch.object(threading, "enumerate", return_value=[])
-    assert stale(mocker, "OTHER").preload(2) == "set after modules had read them: OTHER"
+def test_a_thread_of_the_application_is_named(preload: Preload) -> None:
+    assert preload(on_import="start('ticker')") == "a forked worker would miss the threads ticker"
 
 
-def test_a_warm_up_that_starts_a_thread_is_named(mocker: MockerFixture) -> None:
-    mocker.patch.object(preload, "obstacle", side_effect=[None, "there are other threads: x"])
-    assert LiteLLMHost().preload(1) == "after the warm-up there are other threads: x"
+def test_a_thread_that_the_warm_up_starts_is_named(preload: Preload) -> None:
+    pytest.importorskip("starlette")
+    reason = "after the warm-up a forked worker would miss the threads ticker"
+    assert preload(on_request="start('ticker')") == reason
 
 
-def test_a_missing_module_does_not_stop_the_warm_up(mocker: MockerFixture) -> None:
-    mocker.patch.object(warmup, "MODULES", ("no_such_module", "json"))
-    mocker.patch.object(warmup, "_find_route", side_effect=ImportError)
-    load = mocker.patch.object(importlib, "import_module", side_effect=[ImportError, None])
-    warmup.warm_up(mocker.Mock(), 1)
-    assert [call.args[0] for call in load.call_args_list] == ["no_such_module", "json"]
+def test_a_thread_that_is_known_to_hold_no_lock_is_no_obstacle(preload: Preload) -> None:
+    assert preload(on_import=f"start({REAPER_THREAD!r})") == "None"
 
 
-def test_routes_are_asked_until_one_matches(mocker: MockerFixture) -> None:
-    mocker.patch.object(warmup, "MODULES", ())
-    routing = pytest.importorskip("starlette.routing")
-    matches = (routing.Match.NONE, routing.Match.FULL, routing.Match.NONE)
-    routes = [mocker.Mock(**{"matches.return_value": (match, {})}) for match in matches]
-    application = mocker.Mock()
-    application.router.routes = routes
-    warmup.warm_up(application, 1)
-    assert [route.matches.called for route in routes] == [True, True, False]
+def test_a_variable_that_was_set_too_late_is_named(preload: Preload) -> None:
+    """But not one that the command applies to its own process as well."""
+    late = "os.environ['JSON_LOGS'] = 'True'"
+    assert preload(after=late) == "None"
+    late += "; os.environ['OTHER'] = 'x'"
+    assert preload(after=late) == "set after modules had read them: OTHER"
+
+
+def test_an_extension_that_cannot_be_kept_from_starting_threads_is_named(preload: Preload) -> None:
+    guard = """
+import types
+def refuse(name):
+    raise RuntimeError("threads were started")
+sys.modules["litellm.rust_bridge.fork_guard"] = types.SimpleNamespace(
+    reserve_process_for_forking=refuse
+)
+for name in ("litellm", "litellm.rust_bridge"):
+    sys.modules[name] = types.ModuleType(name)
+"""
+    assert preload(before=guard) == "RuntimeError: threads were started"
+
+
+def test_what_fails_does_not_stop_the_warm_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither an application without a router nor a module that is missing or broken."""
+    (tmp_path / "warmed_up.py").touch()
+    (tmp_path / "shared_by_several.py").touch()
+    (tmp_path / "broken_module.py").write_text("raise RuntimeError('of another version')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(warmup, "MODULES", ("no_such_module", "broken_module", "warmed_up"))
+    monkeypatch.setattr(warmup, "LARGE_MODULES", ("shared_by_several",))
+    warmup.warm_up(object(), 1)
+    assert "warmed_up" in sys.modules
+    assert "shared_by_several" not in sys.modules
+    warmup.warm_up(object(), 2)
+    assert "shared_by_several" in sys.modules
+
+
+def test_routes_are_asked_until_one_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    base: Any = pytest.importorskip("starlette.routing").Route
+    monkeypatch.setattr(warmup, "MODULES", ())
+    asked: list[str] = []
+
+    class Route(base):  # type: ignore[misc]
+        def matches(self, scope: dict[str, object]) -> object:
+            asked.append(self.path)
+            return super().matches(scope)
+
+    paths = ("/health", "/v1/chat/completions", "/{anything:path}")
+    routes = [Route(path, lambda _: None, methods=["POST"]) for path in paths]
+    warmup.warm_up(SimpleNamespace(router=SimpleNamespace(routes=routes)), 1)
+    assert asked == ["/health", "/v1/chat/completions"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pickle import PicklingError
 from typing import Any
 
 import pytest
@@ -25,11 +26,15 @@ from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 
 class FakeProcess:
-    """Ends when it is told to."""
+    """Ends when it is told to; its status is known when it has been reaped, and until it is closed.
+
+    As with a real one, its sentinel may say that it is ending before there is a status.
+    """
 
     def __init__(self, pid: int, assignment: Any) -> None:
         self.pid = pid
-        self.exitcode: int | None = None
+        self.closed = False
+        self._status: int | None = None
         # The supervisor closes its copy once the worker has been started.
         self.say = os.dup(assignment.link.connection.fileno())
         self.sentinel, self._end = os.pipe()
@@ -40,14 +45,27 @@ class FakeProcess:
     def writes(self, data: bytes) -> None:
         os.write(self.say, data)
 
-    def ends(self, status: int) -> None:
-        self.exitcode = status
+    @property
+    def exitcode(self) -> int | None:
+        if self.closed:
+            raise ValueError("process object is closed")
+        return self._status
+
+    def begins_to_end(self) -> None:
         os.write(self._end, b".")
 
+    def ends(self, status: int) -> None:
+        self._status = status
+        self.begins_to_end()
+
     def kill(self) -> None:
-        self.ends(-signal.SIGKILL)
+        if self.exitcode is None:
+            self.ends(-signal.SIGKILL)
 
     def close(self) -> None:
+        if self.exitcode is None:
+            raise ValueError("cannot close a process while it is still running")
+        self.closed = True
         for descriptor in (self.say, self.sentinel, self._end):
             os.close(descriptor)
 
@@ -60,12 +78,11 @@ class FakeLauncher:
     def __init__(self) -> None:
         self.context = get_context("spawn")
         self.started: list[FakeProcess] = []
-        self.refusals = 0
+        self.refusals: list[Exception] = []
 
     def start(self, assignment: Any, inherited: Any) -> Any:
         if self.refusals:
-            self.refusals -= 1
-            raise OSError("no more processes")
+            raise self.refusals.pop()
         self.started.append(FakeProcess(1000 + len(self.started), assignment))
         return self.started[-1]
 
@@ -121,6 +138,7 @@ def test_a_fault_of_the_supervisor_ends_no_worker(
     decide = mocker.patch.object(policy, "decide", side_effect=RuntimeError("a bug"))
     assert supervisor._attempt(supervisor._step) is True
     assert "Please report this" in caplog.text
+    assert not worker.closed
     assert worker.exitcode is None
     mocker.stop(decide)
     worker.says(Said.READY)
@@ -128,17 +146,24 @@ def test_a_fault_of_the_supervisor_ends_no_worker(
     assert "ready after" in caplog.text
 
 
-def test_a_refused_fork_is_tried_again_later(
-    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "refusal", [OSError("no more processes"), RuntimeError("not now"), PicklingError("not this")]
+)
+def test_a_refused_start_is_tried_again_later(
+    make: Callable[..., Supervisor],
+    launcher: FakeLauncher,
+    caplog: pytest.LogCaptureFixture,
+    refusal: Exception,
 ) -> None:
+    """Whatever is raised: a start is a fork, or all that it takes to spawn."""
     now = 0.0
     supervisor = make(2, clock=lambda: now)
     become_ready(supervisor, launcher)
     second = launcher.started[1]
-    launcher.refusals = 2
+    launcher.refusals = [refusal, refusal]
     second.ends(1)
     supervisor._step()
-    assert "could not be started: no more processes; next attempt in 1 s" in caplog.text
+    assert f"could not be started: {refusal}; next attempt in 1 s" in caplog.text
     assert len(launcher.started) == 2
     now = 1.5
     supervisor._step()
@@ -151,8 +176,23 @@ def test_a_refused_fork_is_tried_again_later(
 def test_a_refused_fork_at_the_start_ends_the_service(
     make: Callable[..., Supervisor], launcher: FakeLauncher
 ) -> None:
-    launcher.refusals = 1
+    launcher.refusals = [OSError("no more processes")]
     assert make(1).run() == 1
+
+
+def test_a_worker_whose_status_is_not_known_yet_is_missed_once_it_is(
+    make: Callable[..., Supervisor], launcher: FakeLauncher
+) -> None:
+    supervisor = make(2)
+    become_ready(supervisor, launcher)
+    first, _ = launcher.started
+    first.begins_to_end()
+    supervisor._step()
+    assert len(launcher.started) == 2
+    first.ends(1)
+    supervisor._step()
+    assert first.closed
+    assert len(launcher.started) == 3
 
 
 def test_a_limit_is_announced_once_and_only_by_a_worker_that_serves(

@@ -65,8 +65,12 @@ async def test_a_connector_that_cannot_be_watched_is_no_error(
         assert not hasattr(session.connector, pool.WAIT_METHOD)
 
 
-async def test_a_closed_session_is_no_error() -> None:
+async def test_a_closed_session_fails_as_ever(slow_server: tuple[str, int]) -> None:
     session = aiohttp.ClientSession()
     await session.close()
-    pool.watch(session, lambda: None)
+    noticed: list[int] = []
+    pool.watch(session, lambda: noticed.append(1))
+    with pytest.raises(RuntimeError, match="closed"):
+        await get(session, slow_server)
     pool.unwatch(session)
+    assert noticed == []

@@ -204,14 +204,15 @@ def obstacle_after(source: str) -> str:
     """Return what is said in a fresh process in which this program has run."""
     program = f"""
 import os, threading, time
-from litellm_resilience.supervisor.preload import obstacle
-patience, known = 0.2, ()
+from litellm_resilience.supervisor import preload
+known = ()
+preload.THREAD_END_TIMEOUT = preload.THREAD_RETURN_TIMEOUT = 0.2
 def start(target, name):
     threading.Thread(target=target, name=name, daemon=True).start()
 def for_ever():
     threading.Event().wait()
 {textwrap.dedent(source)}
-print(obstacle(known_threads=known, patience=patience))
+print(preload.obstacle(known_threads=known))
 os._exit(0)
 """
     done = subprocess.run(
@@ -231,7 +232,7 @@ class TestThreads:
 
     def test_a_thread_that_ends_by_itself_is_none(self) -> None:
         source = """
-            patience = 30
+            preload.THREAD_END_TIMEOUT = 30
             start(lambda: time.sleep(0.3), 'short')
         """
         assert obstacle_after(source) == "None"
@@ -273,8 +274,7 @@ class TestThreads:
 
     def test_a_child_that_hangs_at_once_is_an_obstacle(self) -> None:
         source = """
-            from litellm_resilience.supervisor import preload
-            preload.TRIAL_TIMEOUT = preload.THREAD_RETURN_TIMEOUT = 0.2
+            preload.TRIAL_TIMEOUT = 0.2
             os.register_at_fork(after_in_child=for_ever)
         """
         assert "did not answer" in obstacle_after(source)

@@ -233,14 +233,18 @@ def test_a_directory_that_does_not_exist_is_said(folder: Path) -> None:
 
 
 def test_a_client_that_does_not_read_is_not_waited_for(folder: Path) -> None:
+    """Nor is one that is gone; who comes after them is answered."""
     path = folder / "s"
     status = StatusSocket(path, lambda _: {"much": "x" * 10_000_000})
-    with socket.socket(socket.AF_UNIX) as lazy:
+    with socket.socket(socket.AF_UNIX) as lazy, socket.socket(socket.AF_UNIX) as reader:
         lazy.connect(str(path))
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.connect(str(path))
+        reader.connect(str(path))
         status.attend(0.0)
-    with socket.socket(socket.AF_UNIX) as gone:
-        gone.connect(str(path))
-    status.attend(0.0)
+        assert reader.recv(100).startswith(b'{"much": "xxx')
+        assert lazy.recv(100).startswith(b'{"much": "xxx')
+    assert status.waitables
     status.end()
 
 

@@ -24,14 +24,9 @@ from benchmarks.commands import ENTRIES, MODEL, STARTUP_SECONDS, checkout_enviro
 from benchmarks.fronts import Front
 from benchmarks.matrix import PICTURED
 from litellm_resilience.demo.load import LoadReport, run_load
-from litellm_resilience.demo.provider import ProviderProcess
-from litellm_resilience.demo.proxy import (
-    ProxyError,
-    ProxyProcess,
-    WorkerWatcher,
-    chat,
-    default_config,
-)
+from litellm_resilience.demo.proxy import ProxyError, WorkerWatcher, chat, default_config
+from tests.support.provider import ProviderProcess
+from tests.support.proxy import ProxyProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.report import positive
-from litellm_resilience.demo.proxy import PLAIN
+from tests.support.proxy import PLAIN
 
 if TYPE_CHECKING:
     import argparse

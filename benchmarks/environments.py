@@ -24,7 +24,7 @@ INSTALLED = "installed"
 """Stands for the line that this interpreter has."""
 COMPLETE = ".complete"
 QUERY = (
-    "import json; from litellm_resilience.command.versions import report; "
+    "import json; from litellm_resilience.status.versions import report; "
     "print(json.dumps(report()))"
 )
 

@@ -23,16 +23,11 @@ from typing import TYPE_CHECKING
 from benchmarks.commands import MODEL, STARTUP_SECONDS, add_recycling
 from benchmarks.open_loop import Tally, send_at_rate
 from benchmarks.report import Machine, positive
-from litellm_resilience.demo.provider import ProviderProcess
-from litellm_resilience.demo.proxy import (
-    PLAIN,
-    ProxyProcess,
-    WorkerWatcher,
-    chat,
-    default_config,
-)
+from litellm_resilience.demo.proxy import WorkerWatcher, chat, default_config
 from litellm_resilience.plan.recording import Recording
 from litellm_resilience.plan.validation import Check, compare
+from tests.support.provider import ProviderProcess
+from tests.support.proxy import PLAIN, ProxyProcess
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,7 @@ from benchmarks.cell import Load, Measurement, measure
 from benchmarks.commands import add_commands, add_recycling
 from benchmarks.matrix import Cell
 from benchmarks.report import SIDES, Comparison, Machine, Result, positive
-from litellm_resilience.command.versions import installed
+from litellm_resilience.status.versions import installed
 
 if TYPE_CHECKING:
     import argparse

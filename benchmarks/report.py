@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from litellm_resilience.command.versions import report as installed_versions
+from litellm_resilience.status.versions import report as installed_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import SIDES, Comparison, Machine, Result, order, positive
 from litellm_resilience import install, uninstall
-from litellm_resilience.demo.provider import ProviderProcess
 from litellm_resilience.demo.proxy import default_config
+from tests.support.provider import ProviderProcess
 
 if TYPE_CHECKING:
     import argparse

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from benchmarks.commands import STARTUP_SECONDS, add_commands, checkout_environment
 from benchmarks.report import SIDES, Machine
 from litellm_resilience.demo.load import KeepAliveClient, RequestError, run_load
-from litellm_resilience.demo.provider import ProviderProcess
-from litellm_resilience.demo.proxy import POLL_INTERVAL, ProxyProcess, chat, default_config
+from litellm_resilience.demo.proxy import POLL_INTERVAL, chat, default_config
+from tests.support.provider import ProviderProcess
+from tests.support.proxy import ProxyProcess
 
 if TYPE_CHECKING:
     import argparse

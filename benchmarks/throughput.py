@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.commands import STARTUP_SECONDS, add_commands
 from benchmarks.report import Comparison, Machine, Result, order, positive
 from litellm_resilience.demo.load import LoadReport, run_load
-from litellm_resilience.demo.provider import ProviderProcess
-from litellm_resilience.demo.proxy import ProxyProcess, default_config
+from litellm_resilience.demo.proxy import default_config
+from tests.support.provider import ProviderProcess
+from tests.support.proxy import ProxyProcess
 
 if TYPE_CHECKING:
     import argparse

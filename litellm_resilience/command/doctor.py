@@ -8,9 +8,9 @@ import os
 import click
 
 from litellm_resilience import install
-from litellm_resilience.command import versions
 from litellm_resilience.repairs.base import Outcome, PatchState
 from litellm_resilience.servers import interception
+from litellm_resilience.status import versions
 
 COLOURS = {
     PatchState.APPLIED: "green",

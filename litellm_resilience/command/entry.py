@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from litellm_resilience.command import options, versions
+from litellm_resilience.command import options
+from litellm_resilience.status import versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,20 +11,22 @@ import shlex
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from litellm_resilience.demo import close_session
+from litellm_resilience.demo.close_session import CLOSE_SHARED_SESSION
 from litellm_resilience.demo.console import Console, Progress
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, RequestError, run_load
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import (
     RESILIENT,
+    Proxy,
     ProxyError,
-    ProxyProcess,
     WorkerWatcher,
     chat,
     default_config,
 )
-from litellm_resilience.demo.sabotage import CLOSE_SHARED_SESSION
 from litellm_resilience.demo.summary import Recycling, Summary
 
 if TYPE_CHECKING:
@@ -102,11 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options += ["--max_requests_jitter", str(args.max_requests_jitter)]
     try:
         with ProviderThread(delay=PROVIDER_DELAY) as provider:
-            proxy = ProxyProcess(
+            proxy = Proxy(
                 shlex.split(args.proxy_command),
                 default_config(provider.base_url),
                 options,
-                sabotage=True,
+                callbacks=[Path(close_session.__file__)],
             )
             with proxy:
                 console.message(f"starting {shlex.join(proxy.command)}")
@@ -127,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _wait_until_up(proxy: ProxyProcess, workers: int, console: Console) -> None:
+def _wait_until_up(proxy: Proxy, workers: int, console: Console) -> None:
     started = time.monotonic()
     proxy.wait_ready(STARTUP_SECONDS)
     pids = proxy.wait_workers(workers, STARTUP_SECONDS)
@@ -139,7 +141,7 @@ class _Demo:
         self,
         args: argparse.Namespace,
         provider: ProviderThread,
-        proxy: ProxyProcess,
+        proxy: Proxy,
         console: Console,
     ) -> None:
         self._args = args

@@ -6,15 +6,11 @@ Run it in an event loop (`FakeProvider`), in a thread (`ProviderThread`), or as 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -335,93 +331,6 @@ class ProviderThread(Started):
             await self._stop.wait()
 
 
-class ProviderProcess(Started):
-    """A `FakeProvider` in a process of its own, so that it shares no CPython lock with the caller.
-
-    A context manager. Takes the settings of `ProviderSettings` as keyword arguments.
-    """
-
-    def __init__(self, **settings: float) -> None:
-        self._settings = settings
-        self._process: subprocess.Popen[str] | None = None
-        self._own_connections = 0
-        self.port = 0
-
-    @property
-    def base_url(self) -> str:
-        """The ``api_base`` for LiteLLM."""
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def start(self) -> Self:
-        """Start the process and return once it listens.
-
-        Raises:
-            RuntimeError: the process ended before it listened.
-            ValueError: a setting is unknown or out of range.
-        """
-        ProviderSettings().change(self._settings)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "litellm_resilience.demo.provider"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._process = process
-        line = process.stdout.readline() if process.stdout is not None else ""
-        if not line:
-            self.stop()
-            raise RuntimeError("the provider process ended before it listened")
-        self.port = int(json.loads(line)["port"])
-        if self._settings:
-            self.configure(**self._settings)
-        return self
-
-    def stats(self) -> ProviderStats:
-        """The counters now; the connections made to ask are left out.
-
-        Raises:
-            OSError: the process does not answer.
-        """
-        stats = self._control(None)["stats"]
-        self._own_connections += 1
-        stats["connections_opened"] -= self._own_connections
-        stats["connections_open"] -= 1
-        return ProviderStats(**stats)
-
-    def configure(self, **settings: float) -> None:
-        """Change settings (see `ProviderSettings`).
-
-        Raises:
-            OSError: the process does not answer, or refused the settings.
-        """
-        self._control(settings)
-        self._own_connections += 1
-
-    def _control(self, settings: Mapping[str, float] | None) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{CONTROL_PATH}",
-            data=None if settings is None else json.dumps(settings).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as reply:
-            answer: dict[str, Any] = json.load(reply)
-        return answer
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """End the process: close its standard input, then kill it after `timeout` seconds."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with process:
-            if process.stdin is not None:
-                process.stdin.close()
-            try:
-                process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
 def _error(status: int, message: str) -> web.Response:
     return web.json_response(
         {"error": {"message": message, "type": "invalid_request_error", "code": str(status)}},
@@ -471,30 +380,3 @@ def _embeddings(model: str, texts: Any) -> dict[str, Any]:
         ],
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
-
-
-async def _serve_until_input_ends(port: int) -> None:
-    loop = asyncio.get_running_loop()
-    async with FakeProvider(port=port) as provider:
-        print(json.dumps({"port": provider.port, "base_url": provider.base_url}), flush=True)
-        ended = asyncio.Event()
-
-        def watch() -> None:
-            sys.stdin.read()
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(ended.set)
-
-        threading.Thread(target=watch, daemon=True).start()
-        await ended.wait()
-
-
-def main() -> None:
-    """Serve until standard input ends; the first line printed is JSON with port and base_url."""
-    parser = argparse.ArgumentParser(description="A fake OpenAI-compatible provider.")
-    parser.add_argument("--port", type=int, default=0, help="TCP port (default: a free one)")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve_until_input_ends(parser.parse_args().port))
-
-
-if __name__ == "__main__":
-    main()

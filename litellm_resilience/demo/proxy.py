@@ -32,8 +32,8 @@ T = TypeVar("T")
 RESILIENT = (sys.executable, "-m", "litellm_resilience")
 """The command of this package."""
 
-PLAIN = (sys.executable, "-c", "from litellm.proxy.proxy_cli import run_server; run_server()")
-"""LiteLLM's own command, in the same environment."""
+PREFIX = "demo_"
+"""Of the names of copied callbacks."""
 
 POLL_INTERVAL = 0.1
 """Seconds between two looks at a condition that is waited for."""
@@ -103,7 +103,7 @@ def free_port() -> int:
         return port
 
 
-class ProxyProcess(Started):
+class Proxy(Started):
     """A proxy started as the leader of its own session and process group; a context manager.
 
     The environment is the caller's without the variables that configure a LiteLLM proxy
@@ -115,20 +115,15 @@ class ProxyProcess(Started):
         config: LiteLLM config (see `default_config`); ``general_settings.master_key`` is set to a
             random key unless given.
         options: further command-line options.
-        env: further environment variables.
-        port: TCP port on 127.0.0.1; 0 chooses a free one.
-        sabotage: add the callback of `litellm_resilience.demo.sabotage` to the config.
-        cwd: working directory of the proxy; None for the caller's.
-        keep_files: do not remove `directory`.
+        callbacks: Python files with a LiteLLM callback called ``handler``; older LiteLLM (1.89 for
+            one) loads them only from beside the config file, so they are copied there.
 
     Attributes:
         host: address the proxy listens on.
         port: its TCP port.
         master_key: the key for requests.
-        directory: holds the config and the log; removed by `stop` unless `keep_files`.
+        directory: holds the config and the log; removed by `stop`.
         log_path: stdout and stderr of the proxy.
-        worker_pids_seen: worker process ids with the ``time.monotonic()`` at which `workers` first
-            saw them.
         killed: process ids that `stop` had to kill.
     """
 
@@ -140,33 +135,25 @@ class ProxyProcess(Started):
         config: Mapping[str, Any],
         options: Sequence[str] = (),
         *,
-        env: Mapping[str, str] | None = None,
-        port: int = 0,
-        sabotage: bool = False,
-        cwd: str | os.PathLike[str] | None = None,
-        keep_files: bool = False,
+        callbacks: Sequence[Path] = (),
     ) -> None:
         self._argv = list(argv)
         self._options = list(options)
-        self._env = dict(env or {})
-        self._wanted_port = port
-        self._sabotage = sabotage
-        self._cwd = cwd
-        self._keep_files = keep_files
+        self._callbacks = list(callbacks)
         self._process: subprocess.Popen[bytes] | None = None
         self._returncode: int | None = None
         self.config: dict[str, Any] = copy.deepcopy(dict(config))
         settings = self.config.setdefault("general_settings", {})
         self.master_key: str = settings.setdefault("master_key", f"sk-{secrets.token_urlsafe(32)}")
-        if sabotage:
+        if callbacks:
             litellm_settings = self.config.setdefault("litellm_settings", {})
-            callbacks = litellm_settings.get("callbacks", [])
-            callbacks = [callbacks] if isinstance(callbacks, str) else list(callbacks)
-            litellm_settings["callbacks"] = [*callbacks, "demo_sabotage.handler"]
-        self.port = port
+            others = litellm_settings.get("callbacks", [])
+            others = [others] if isinstance(others, str) else list(others)
+            ours = [f"{PREFIX}{path.stem}.handler" for path in callbacks]
+            litellm_settings["callbacks"] = [*others, *ours]
+        self.port = 0
         self.directory = Path()
         self.log_path = Path()
-        self.worker_pids_seen: dict[int, float] = {}
         self.killed: list[int] = []
 
     @property
@@ -206,14 +193,13 @@ class ProxyProcess(Started):
             OSError: the command cannot be run.
         """
         if self._process is not None:
-            raise RuntimeError("this ProxyProcess was started before")
+            raise RuntimeError("this proxy was started before")
         self.directory = Path(tempfile.mkdtemp(prefix="litellm-resilience-"))
         self.log_path = self.directory / "proxy.log"
-        self.port = self._wanted_port or free_port()
+        self.port = self.port or free_port()
         (self.directory / "config.yaml").write_text(json.dumps(self.config, indent=1))
-        if self._sabotage:
-            source = Path(__file__).with_name("sabotage.py")
-            shutil.copyfile(source, self.directory / "demo_sabotage.py")
+        for path in self._callbacks:
+            shutil.copyfile(path, self.directory / f"{PREFIX}{path.name}")
         try:
             with self.log_path.open("wb") as log:
                 self._process = subprocess.Popen(
@@ -221,14 +207,17 @@ class ProxyProcess(Started):
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_child_environment({"TMPDIR": str(self.directory), **self._env}),
-                    cwd=self._cwd,
                     start_new_session=True,
+                    **self.process_arguments(),
                 )
         except OSError:
-            self._remove_files()
+            self.remove_files()
             raise
         return self
+
+    def process_arguments(self) -> dict[str, Any]:
+        """Further arguments of `subprocess.Popen`."""
+        return {"env": child_environment({"TMPDIR": str(self.directory)})}
 
     def exit_status(self) -> int | None:
         """How the command ended: status, or minus the signal; None while it runs."""
@@ -252,21 +241,6 @@ class ProxyProcess(Started):
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of the log."""
         return "\n".join(self.log_text().splitlines()[-lines:])
-
-    def wait_for_log(self, pattern: str, timeout: float) -> re.Match[str]:
-        """Wait until the log matches a regular expression (``re.MULTILINE``).
-
-        Args:
-            pattern: the regular expression.
-            timeout: seconds.
-
-        Raises:
-            ProxyError: it did not in time, or the process ended without it.
-        """
-        expression = re.compile(pattern, re.MULTILINE)
-        return self.wait_for(
-            lambda: expression.search(self.log_text()), timeout, f"log line matching {pattern!r}"
-        )
 
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Wait until ``GET /health/liveliness`` is answered with 200.
@@ -299,22 +273,15 @@ class ProxyProcess(Started):
 
         return self.wait_for(enough, timeout, f"{count} serving workers")
 
-    def processes(self) -> list[int]:
-        """Process ids of the command and all its living descendants."""
-        return _descendants(self.pid) if self._process is not None else []
-
     def workers(self) -> list[int]:
-        """Process ids of those among `processes` that accept connections on the port now.
+        """Process ids of the command's descendants that accept connections on the port now.
 
         A worker that is starting, or finishing its last requests, is not among them; a supervisor
         never is.
         """
         inodes = _listening_inodes(self.port)
-        serving = [pid for pid in self.processes() if inodes and _accepts_on(pid, inodes)]
-        now = time.monotonic()
-        for pid in serving:
-            self.worker_pids_seen.setdefault(pid, now)
-        return serving
+        tree = descendants(self.pid) if self._process is not None else []
+        return [pid for pid in tree if inodes and _accepts_on(pid, inodes)]
 
     def stop(self, timeout: float = 15.0) -> int | None:
         """Ask the command to end (SIGTERM), then kill what is left of its process group.
@@ -338,7 +305,7 @@ class ProxyProcess(Started):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         self._returncode = process.wait()
-        self._remove_files()
+        self.remove_files()
         return self._returncode
 
     def _is_live(self) -> bool:
@@ -377,9 +344,9 @@ class ProxyProcess(Started):
                 continue
             raise ProxyError(f"{problem}\nend of its log:\n{self.log_tail()}")
 
-    def _remove_files(self) -> None:
-        if not self._keep_files:
-            shutil.rmtree(self.directory, ignore_errors=True)
+    def remove_files(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class WorkerWatcher(Repeating):
@@ -395,7 +362,7 @@ class WorkerWatcher(Repeating):
         left: process ids with the time at which they were first seen not to serve any more.
     """
 
-    def __init__(self, proxy: ProxyProcess, interval: float = 0.25) -> None:
+    def __init__(self, proxy: Proxy, interval: float = 0.25) -> None:
         super().__init__(interval)
         self._proxy = proxy
         self.serving: list[int] = []
@@ -419,7 +386,8 @@ class WorkerWatcher(Repeating):
         return super().start()
 
 
-def _child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a proxy that nothing of the caller's configures, and these variables."""
     env = {
         name: value
         for name, value in os.environ.items()
@@ -451,7 +419,8 @@ def _living() -> dict[int, list[str]]:
     return {pid: stat for pid, stat in found if stat is not None and stat[0] not in "ZX"}
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
+    """Process ids of a process and all its living descendants."""
     living = _living()
     tree = [root]
     for pid in tree:

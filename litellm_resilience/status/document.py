@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.command import versions
+from litellm_resilience.status import versions
 from litellm_resilience.supervisor.policy import WorkerState
 
 if TYPE_CHECKING:

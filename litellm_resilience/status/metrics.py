@@ -13,7 +13,7 @@ from prometheus_client.core import (
 )
 
 from litellm_resilience import stats
-from litellm_resilience.command import versions
+from litellm_resilience.status import versions
 from litellm_resilience.status.document import worker
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import BOOT_SECONDS, DRAIN_SECONDS

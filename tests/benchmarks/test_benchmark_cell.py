@@ -6,7 +6,8 @@ import sys
 
 from benchmarks.cell import Load, measure
 from benchmarks.matrix import Cell
-from litellm_resilience.demo.proxy import PLAIN, RESILIENT
+from litellm_resilience.demo.proxy import RESILIENT
+from tests.support.proxy import PLAIN
 
 LOAD = Load(
     seconds=120.0,

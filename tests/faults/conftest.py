@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from faulted import Deployment, StartDeployment
 
 from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import RESILIENT, ProxyProcess, default_config
+from litellm_resilience.demo.proxy import RESILIENT, default_config
+from tests.support.faulted import Deployment, StartDeployment
+from tests.support.proxy import ProxyProcess
 
 READY_SECONDS = 120.0
 LOG_LINES = 100

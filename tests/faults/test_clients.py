@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from faulted import CHAT, LIVE, MODEL, Deployment, StartDeployment, until
 
 from litellm_resilience.demo.load import KeepAliveClient
 from litellm_resilience.demo.proxy import chat
+from tests.support.faulted import CHAT, LIVE, MODEL, Deployment, StartDeployment, until
 
 IDLE_CLIENTS = 1000
 DESCRIPTORS = 4 * IDLE_CLIENTS

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from faulted import Deployment, StartDeployment
+
+from tests.support.faulted import Deployment, StartDeployment
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 DAY = 86_400

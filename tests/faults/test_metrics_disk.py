@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faulted import Deployment, StartDeployment
+
+from tests.support.faulted import Deployment, StartDeployment
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("prometheus_client") is None, reason="no prometheus_client"

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from faulted import ATTACHED, HAS_SHARED_SESSION, MODELS, Deployment, StartDeployment
-from redis_server import BINARY, RedisServer
 
 from litellm_resilience.demo.proxy import chat
+from tests.support.faulted import ATTACHED, HAS_SHARED_SESSION, MODELS, Deployment, StartDeployment
+from tests.support.redis_server import BINARY, RedisServer
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no redis-server to break")
 

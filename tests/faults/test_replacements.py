@@ -8,7 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from faulted import Deployment, StartDeployment, until
+
+from tests.support.faulted import Deployment, StartDeployment, until
 
 BOOT_SECONDS = 3
 IMPORT_SECONDS = 180.0

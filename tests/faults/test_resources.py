@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from faulted import LIVE, Deployment, StartDeployment, alive, descriptors, until
 
 from litellm_resilience.demo.proxy import RESILIENT
+from tests.support.faulted import LIVE, Deployment, StartDeployment, alive, descriptors, until
 
 IDENTITY = ("setpriv", "--reuid=65534", "--clear-groups")
 UNPRIVILEGED = (*IDENTITY, "--inh-caps=+dac_override", "--ambient-caps=+dac_override")

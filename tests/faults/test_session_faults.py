@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from faulted import (
+
+from litellm_resilience.demo.proxy import chat
+from tests.support import sabotage
+from tests.support.faulted import (
     ATTACHED,
     CHAT,
     HAS_SHARED_SESSION,
@@ -17,9 +20,6 @@ from faulted import (
     descriptors,
     until,
 )
-
-from litellm_resilience.demo import sabotage
-from litellm_resilience.demo.proxy import chat
 
 pytestmark = pytest.mark.skipif(not HAS_SHARED_SESSION, reason="this LiteLLM has no shared session")
 

@@ -7,7 +7,8 @@ import os
 import signal
 
 import pytest
-from faulted import Deployment, StartDeployment, alive, until
+
+from tests.support.faulted import Deployment, StartDeployment, alive, until
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from broken_upstream import LAST_WORD, BrokenUpstream, Fault
-from faulted import CHAT, HAS_SHARED_SESSION, Deployment, StartDeployment, until
 
 from litellm_resilience.demo.load import RequestError
 from litellm_resilience.demo.proxy import chat, default_config
+from tests.support.broken_upstream import LAST_WORD, BrokenUpstream, Fault
+from tests.support.faulted import CHAT, HAS_SHARED_SESSION, Deployment, StartDeployment, until
 
 MODELS = ("broken-openai", "broken-vllm")
 PER_HOST = 8

@@ -7,10 +7,10 @@ import os
 import signal
 
 import pytest
-from faulted import Deployment, StartDeployment, alive, until
 
-from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import Reply, RequestError
+from tests.support import sabotage
+from tests.support.faulted import Deployment, StartDeployment, alive, until
 
 LONG_STREAM = {"chunks": 600, "chunk_interval": 0.05}
 

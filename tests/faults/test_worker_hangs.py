@@ -6,10 +6,10 @@ import asyncio
 import signal
 
 import pytest
-from faulted import Deployment, StartDeployment, alive, until
 
-from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import Reply, RequestError
+from tests.support import sabotage
+from tests.support.faulted import Deployment, StartDeployment, alive, until
 
 HANG_SECONDS = 3
 DRAIN_SECONDS = 3

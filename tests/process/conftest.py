@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import PLAIN, RESILIENT, ProxyProcess, default_config
+from litellm_resilience.demo.proxy import RESILIENT, default_config
+from tests.support.proxy import PLAIN, ProxyProcess
 
 READY_SECONDS = 120.0
 

@@ -30,8 +30,9 @@ from deployment import (
 )
 
 from litellm_resilience.demo.load import KeepAliveClient
-from litellm_resilience.demo.proxy import ProxyProcess, chat, free_port
-from litellm_resilience.demo.watch import Scraper
+from litellm_resilience.demo.proxy import chat, free_port
+from tests.support.proxy import ProxyProcess
+from tests.support.watch import Scraper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import KeepAliveClient
-from litellm_resilience.demo.proxy import PLAIN, RESILIENT, ProxyProcess, chat
+from litellm_resilience.demo.proxy import RESILIENT, chat
+from tests.support import sabotage
+from tests.support.proxy import PLAIN, ProxyProcess
 
 StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
-from litellm_resilience.demo.proxy import ProxyProcess, chat
-from litellm_resilience.demo.watch import Scraper, Watcher, settled
+from litellm_resilience.demo.proxy import chat
 from litellm_resilience.status.channel import ask
+from tests.support import sabotage
+from tests.support.proxy import ProxyProcess
+from tests.support.watch import Scraper, Watcher, settled
 
 StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from litellm_resilience.demo.proxy import ProxyProcess, free_port
+from litellm_resilience.demo.proxy import free_port
+from tests.support.proxy import ProxyProcess
 
 PLANTED = "planted-secret"
 SECRETS = {

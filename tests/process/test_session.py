@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import pytest
 
-from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import ProxyProcess, chat
+from litellm_resilience.demo.proxy import chat
+from tests.support import sabotage
+from tests.support.proxy import ProxyProcess
 
 StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")
@@ -168,4 +169,4 @@ def assert_clean_end(proxy: ProxyProcess) -> None:
     for complaint in ("Unclosed client session", "Unclosed connector", "never awaited"):
         assert complaint not in text
     assert proxy.killed == []
-    proxy._remove_files()
+    proxy.remove_files()

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from litellm_resilience.demo.proxy import free_port
-from litellm_resilience.demo.watch import settled
 from litellm_resilience.status.channel import ask
+from tests.support.watch import settled
 
 HERE = Path(__file__).parent
 EVENT = r"Worker \d+ \(pid (\d+)\) "

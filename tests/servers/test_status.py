@@ -13,8 +13,8 @@ import pytest
 from supervised import Service, alive
 
 from litellm_resilience.demo.proxy import free_port
-from litellm_resilience.demo.watch import Scraper
 from litellm_resilience.status import channel
+from tests.support.watch import Scraper
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from litellm_resilience.repairs.finalizers import hold_context
 
 COLLECT = """
 import gc
-from litellm_resilience.demo.sabotage import collect_garbage
+from tests.support.sabotage import collect_garbage
 from litellm_resilience.repairs.finalizers import hold_context
 {setup}
 collect_garbage(200)

@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from litellm_resilience.demo import sabotage
 from litellm_resilience.demo.load import (
     KeepAliveClient,
     LoadReport,
@@ -23,9 +22,11 @@ from litellm_resilience.demo.load import (
     run_load,
 )
 from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import ProxyProcess, chat
-from litellm_resilience.demo.watch import settled
+from litellm_resilience.demo.proxy import chat
 from litellm_resilience.status.channel import UnavailableError, ask
+from tests.support import sabotage
+from tests.support.proxy import ProxyProcess
+from tests.support.watch import settled
 
 DEADLINE = 60.0
 MODELS = ("demo-openai", "demo-vllm")

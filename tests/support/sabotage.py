@@ -8,8 +8,8 @@ writes one line starting with ``demo:`` to standard error before it is caused.
 A file ``startup-fault`` beside this one says what happens to a worker that starts: see `STARTUP`.
 
 Older LiteLLM (1.89 for one) loads callbacks only from a file beside the config file, so
-`litellm_resilience.demo.proxy.ProxyProcess` copies this file there. It must therefore not import
-anything from this package.
+`litellm_resilience.demo.proxy.Proxy` copies this file there. It must therefore not import anything
+from this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 CLOSE_SHARED_SESSION = "demo:close-shared-session"
-"""Close LiteLLM's shared aiohttp session; or so many times, and have it remade as requests do."""
+"""With a number: close LiteLLM's shared session that often, and have it remade as requests do.
+
+Without one it is closed once, by `litellm_resilience.demo.close_session`."""
 
 CLEAR_CLIENT_CACHE = "demo:clear-client-cache"
 """Empty LiteLLM's cache of provider clients at once, without closing them (``flush_cache``)."""
@@ -87,24 +89,13 @@ def _report(message: str) -> None:
     print(f"demo: {message} in pid {os.getpid()}", file=sys.stderr, flush=True)
 
 
-async def close_shared_session() -> None:
-    """Close the shared session of this process, if there is an open one."""
-    proxy_server = sys.modules.get("litellm.proxy.proxy_server")
-    session = getattr(proxy_server, "shared_aiohttp_session", None)
-    if session is None:
-        _report("no shared session")
-    elif session.closed:
-        _report(f"shared session already closed (ID: {id(session)})")
-    else:
-        await session.close()
-        _report(f"closed shared session (ID: {id(session)})")
-
-
 async def _close_each(times: int) -> None:
     """Close it, and ask for it the way a request does; both in turns with what else goes on."""
     routing = importlib.import_module("litellm.proxy.route_llm_request")
+    server = importlib.import_module("litellm.proxy.proxy_server")
     for _ in range(times):
-        await close_shared_session()
+        if server.shared_aiohttp_session is not None:
+            await server.shared_aiohttp_session.close()
         await asyncio.sleep(0.001)
         attached = routing.add_shared_session_to_data({})
         if attached is not None:
@@ -254,13 +245,11 @@ _MEASURED = {
 }
 
 
-async def cause(fault: object) -> None:
+def cause(fault: object) -> None:
     """Cause the fault named by one of the constants; ignore anything else."""
     name, _, measure = fault.partition("=") if isinstance(fault, str) else ("", "", "")
     if name == CLOSE_SHARED_SESSION and measure:
         _tasks.append(asyncio.create_task(_close_each(int(measure))))
-    elif name == CLOSE_SHARED_SESSION:
-        await close_shared_session()
     elif name in _PLAIN:
         _PLAIN[name]()
     elif name in _MEASURED:
@@ -292,12 +281,12 @@ def make_handler() -> Any:
     class SabotageHandler(base):  # type: ignore[misc]
         async def async_pre_call_hook(
             self,
-            user_api_key_dict: Any,  # noqa: ARG002
-            cache: Any,  # noqa: ARG002
+            user_api_key_dict: Any,
+            cache: Any,
             data: dict[str, Any],
-            call_type: str,  # noqa: ARG002
+            call_type: str,
         ) -> None:
-            await cause(data.get("user"))
+            cause(data.get("user"))
 
     return SabotageHandler()
 

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: proxies as processes, watchers, faults on demand."""

@@ -1,0 +1,98 @@
+"""A real proxy as a process, with what only tests and benchmarks ask of it. Linux only."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.demo import close_session
+from litellm_resilience.demo.proxy import Proxy, child_environment, descendants
+from tests.support import sabotage
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+PLAIN = (sys.executable, "-c", "from litellm.proxy.proxy_cli import run_server; run_server()")
+"""LiteLLM's own command, in the same environment."""
+
+FAULTS = tuple(Path(module.__file__ or "") for module in (close_session, sabotage))
+"""Callbacks that cause the faults which requests ask for."""
+
+
+class ProxyProcess(Proxy):
+    """A proxy whose surroundings can be chosen.
+
+    Args:
+        argv: see `Proxy`.
+        config: see `Proxy`.
+        options: see `Proxy`.
+        env: further environment variables.
+        port: TCP port on 127.0.0.1; 0 chooses a free one.
+        sabotage: let requests cause the faults of `tests.support.sabotage`.
+        cwd: working directory of the proxy; None for the caller's.
+        keep_files: do not remove `directory`.
+
+    Attributes:
+        worker_pids_seen: worker process ids with the ``time.monotonic()`` at which `workers` first
+            saw them.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        config: Mapping[str, Any],
+        options: Sequence[str] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+        port: int = 0,
+        sabotage: bool = False,
+        cwd: str | os.PathLike[str] | None = None,
+        keep_files: bool = False,
+    ) -> None:
+        super().__init__(argv, config, options, callbacks=FAULTS if sabotage else ())
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._keep_files = keep_files
+        self.port = port
+        self.worker_pids_seen: dict[int, float] = {}
+
+    def process_arguments(self) -> dict[str, Any]:
+        """Further arguments of `subprocess.Popen`."""
+        extra = {"TMPDIR": str(self.directory), **self._env}
+        return {"env": child_environment(extra), "cwd": self._cwd}
+
+    def wait_for_log(self, pattern: str, timeout: float) -> re.Match[str]:
+        """Wait until the log matches a regular expression (``re.MULTILINE``).
+
+        Args:
+            pattern: the regular expression.
+            timeout: seconds.
+
+        Raises:
+            ProxyError: it did not in time, or the process ended without it.
+        """
+        expression = re.compile(pattern, re.MULTILINE)
+        return self.wait_for(
+            lambda: expression.search(self.log_text()), timeout, f"log line matching {pattern!r}"
+        )
+
+    def processes(self) -> list[int]:
+        """Process ids of the command and all its living descendants."""
+        return descendants(self.pid) if self._process is not None else []
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers that serve; notes when each was first seen."""
+        serving = super().workers()
+        now = time.monotonic()
+        for pid in serving:
+            self.worker_pids_seen.setdefault(pid, now)
+        return serving
+
+    def remove_files(self) -> None:
+        """Remove the directory, unless it is to be kept."""
+        if not self._keep_files:
+            super().remove_files()

@@ -10,11 +10,12 @@ import signal
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from litellm_resilience.supervisor import policy
 from litellm_resilience.supervisor.handle import Handle
+from litellm_resilience.supervisor.helpers import Helpers
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.policy import Due, WorkerState
@@ -74,6 +75,7 @@ class Plan:
         recycling: the limits they draw theirs from.
         session_counts: returns what a worker's shared session has been through; called there.
         ended: called with the row of each worker that has ended.
+        keep_helpers: names of processes that may outlive the worker that started them.
     """
 
     workers: int
@@ -81,6 +83,7 @@ class Plan:
     recycling: Recycling
     session_counts: Callable[[], SessionCounts]
     ended: Callable[[int], None]
+    keep_helpers: frozenset[str] = field(default_factory=frozenset)
 
 
 class Supervisor:
@@ -122,6 +125,7 @@ class Supervisor:
         self._random = source or random.Random()
         self._aim(plan.workers)
         self._workers: list[Handle] = []
+        self._helpers = Helpers(plan.keep_helpers)
         self._started = 0
         self._restarts = Restarts()
         self._ever_ready = False
@@ -145,6 +149,7 @@ class Supervisor:
             finally:
                 for worker in self._workers:
                     worker.kill_now()
+                self._helpers.kill()
                 for service in self._services:
                     service.end()
         self._journal.stopped()
@@ -174,7 +179,10 @@ class Supervisor:
                 self._perform(action, now)
         for service in self._services:
             self._attend(service, now)
-        return self._stop_deadline is None or bool(self._workers)
+        living = {w.process.pid: w.name for w in self._workers if w.process.pid is not None}
+        for left in self._helpers.look(now, living):
+            self._journal.left(left)
+        return self._stop_deadline is None or bool(self._workers) or self._helpers.busy(now)
 
     def _attend(self, service: Service, now: float) -> None:
         """Let something else do its work here; a fault in it is not the workers'."""
@@ -289,7 +297,7 @@ class Supervisor:
             slot = self._board.claim()
             link = Link.create(self._launcher.context)
             process = self._launch(link, slot, limits)
-        except OSError as error:
+        except Exception as error:
             if slot is not None:
                 self._board.release(slot)
             self._board.totals.boot_failures += 1
@@ -312,6 +320,7 @@ class Supervisor:
 
     def _launch(self, link: Link, slot: int, limits: Limits) -> BaseProcess:
         assignment = Assignment(
+            number=self._started + 1,
             config=self._config,
             sockets=self._sockets,
             link=link.worker,
@@ -320,10 +329,11 @@ class Supervisor:
             session_counts=self._plan.session_counts,
             request_limit=limits.requests,
             drain_timeout=self._plan.settings.drain_timeout,
+            keep_helpers=self._plan.keep_helpers,
         )
         try:
             return self._launcher.start(assignment, [link.supervisor, *self._resources()])
-        except OSError:
+        except BaseException:
             link.supervisor.close()
             raise
         finally:

@@ -9,6 +9,7 @@ import click
 from litellm_resilience.command.parameter_types import (
     Finite,
     Fraction,
+    Names,
     PictureFile,
     SecondsOrAuto,
     SocketPath,
@@ -28,6 +29,7 @@ SUPERVISION = (
     "worker_boot_timeout",
     "worker_drain_timeout",
     "worker_hang_timeout",
+    "keep_worker_helpers",
     "no_preload",
     "status_socket",
     "resilience_metrics_port",
@@ -101,6 +103,13 @@ def serving_options() -> list[click.Option]:
             Finite(min=1),
             60.0,
             "Replace a worker whose event loop is blocked for this many seconds.",
+        ),
+        _option(
+            "keep_worker_helpers",
+            Names(),
+            None,
+            "Let processes with these names, separated by commas, outlive the worker that has "
+            "started them. All others end with it.",
         ),
         click.Option(
             both_spellings("no_preload"),

@@ -46,6 +46,22 @@ class SecondsOrAuto(click.types.FloatParamType):
         return number
 
 
+class Names(click.ParamType[frozenset[str]]):
+    """Names of processes, separated by commas."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> frozenset[str]:
+        """Parse and check."""
+        names = [name.strip() for name in str(value).split(",")]
+        for name in names:
+            if not name or "/" in name or not name.isprintable():
+                self.fail(f"{value!r}: {name!r} is not the name of a process.", param, ctx)
+        return frozenset(names)
+
+
 class PictureFile(click.Path):
     """The path of a picture to be written."""
 

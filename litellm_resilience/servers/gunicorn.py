@@ -6,9 +6,11 @@ LiteLLM has gunicorn fork its workers from the command's own process.
 from __future__ import annotations
 
 import importlib
+import inspect
 import multiprocessing
 import os
 import time
+import uuid
 import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,20 +20,25 @@ from litellm_resilience.repairs.base import Outcome, PatchState, require
 from litellm_resilience.servers import application
 from litellm_resilience.servers.notices import NO_LIMIT, warn, warn_of_ineffective
 from litellm_resilience.servers.warmup import warm_up
-from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor import helpers, scoreboard
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.preload import share_memory
 from litellm_resilience.supervisor.scoreboard import Scoreboard
+from litellm_resilience.supervisor.title import name_process
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import ModuleType
 
     from litellm_resilience.repairs.base import Changes
     from litellm_resilience.servers.supervised import Supervision
+
+
+EFFECTIVE = {"worker_drain_timeout", "keep_worker_helpers"}
+"""Of the options for supervised workers."""
 
 
 def intercept(changes: Changes, jitter: int | None, supervision: Supervision) -> None:
@@ -40,7 +47,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
     Args:
         changes: where to note what is replaced.
         jitter: additional requests a worker may serve, at most; gunicorn draws it.
-        supervision: of which only the drain timeout applies.
+        supervision: of which only the drain timeout and the helpers to keep apply.
     """
     from gunicorn.app.base import BaseApplication
 
@@ -54,7 +61,8 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
             warn(NO_LIMIT)
         elif jitter is not None:
             self.cfg.set("max_requests_jitter", jitter)
-        warn_of_ineffective("gunicorn", set(supervision.given) - {"worker_drain_timeout"})
+        warn_of_ineffective("gunicorn", set(supervision.given) - EFFECTIVE)
+        end_helpers(self.cfg, supervision.keep_helpers)
         if outcome().state is PatchState.APPLIED:
             _announce_drain(changes, supervision.settings.drain_timeout)
             keep_scoreboard(self.cfg)
@@ -163,9 +171,52 @@ def keep_scoreboard(cfg: Any) -> Scoreboard:
     return board
 
 
-def _both(first: Callable[[Any, Any], Any], second: Callable[[Any, Any], None]) -> Any:
-    def hook(arbiter: Any, worker: Any) -> None:
+def end_helpers(cfg: Any, keep: Collection[str]) -> None:
+    """Have what a worker has started end with it, at the latest with gunicorn's master.
+
+    The master does not become a subreaper: it would take an orphan that exits with status 3 for a
+    worker that could not boot, and end.
+
+    Args:
+        cfg: gunicorn's settings, whose hooks are extended.
+        keep: names of helpers that may outlive their worker.
+    """
+    run = uuid.uuid4().hex
+    marks: dict[int, str] = {}
+
+    def pre_fork(_: Any, worker: Any) -> None:
+        marks[worker.age] = f"{run}.{worker.age}"
+
+    def post_fork(_: Any, worker: Any) -> None:
+        helpers.mark_helpers(marks[worker.age])
+        name_process(f"w{worker.age}")
+
+    def child_exit(arbiter: Any, worker: Any) -> None:
+        mark = marks.pop(worker.age, None)
+        for helper in helpers.end_marked(mark, keep) if mark is not None else ():
+            arbiter.log.warning(
+                "Worker %d (pid %s) left %s (pid %d): ended it",
+                worker.age,
+                worker.pid,
+                helper.name,
+                helper.pid,
+            )
+
+    def on_exit(_: Any) -> None:
+        for mark in marks.values():
+            helpers.end_marked(mark, keep)
+
+    for hook in (pre_fork, post_fork, child_exit, on_exit):
+        cfg.set(hook.__name__, _both(getattr(cfg, hook.__name__), hook))
+
+
+def _both(first: Callable[..., Any], second: Callable[..., None]) -> Any:
+    def with_worker(arbiter: Any, worker: Any) -> None:
         first(arbiter, worker)
         second(arbiter, worker)
 
-    return hook
+    def alone(arbiter: Any) -> None:
+        first(arbiter)
+        second(arbiter)
+
+    return alone if len(inspect.signature(second).parameters) == 1 else with_worker

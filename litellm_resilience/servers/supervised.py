@@ -22,6 +22,7 @@ from litellm_resilience.repairs.base import (
     require_async,
 )
 from litellm_resilience.status.services import Visibility, services
+from litellm_resilience.supervisor.child import expect_children
 from litellm_resilience.supervisor.jitter import JitteredLimit
 from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.launch import Forking, Spawning
@@ -31,6 +32,7 @@ from litellm_resilience.supervisor.policy import Settings
 from litellm_resilience.supervisor.preload import share_memory
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 from litellm_resilience.supervisor.template import Template
+from litellm_resilience.supervisor.title import name_process
 
 if TYPE_CHECKING:
     import logging
@@ -52,6 +54,7 @@ class Supervision:
         preload: fork workers from this process if that is safe.
         reads: what modules have read of the environment, if that was watched.
         visibility: where the supervisor can be asked.
+        keep_helpers: names of processes that may outlive the worker that started them.
         given: the names of the options among these that somebody has set.
     """
 
@@ -60,6 +63,7 @@ class Supervision:
     preload: bool = True
     reads: ImportReads | None = None
     visibility: Visibility = field(default_factory=Visibility)
+    keep_helpers: frozenset[str] = field(default_factory=frozenset)
     given: tuple[str, ...] = ()
 
     def imports_done(self) -> None:
@@ -155,6 +159,8 @@ class _Supervised:
 
     def run(self) -> None:
         """Supervise until asked to stop."""
+        expect_children()
+        name_process("super")
         sockets = self._sockets or [self._config.bind_socket()]
         _send_without_delay(sockets)
         workers = self._config.workers
@@ -166,7 +172,12 @@ class _Supervised:
             self._how.visibility, self._config, launcher, board, journal=journal, log=log
         )
         plan = Plan(
-            workers, self._how.settings, self._recycling(), registry.counters, metrics.forget
+            workers,
+            self._how.settings,
+            self._recycling(),
+            registry.counters,
+            metrics.forget,
+            self._how.keep_helpers,
         )
         status = Supervisor(
             self._config, sockets, plan, launcher, journal, board=board, services=beside

@@ -67,7 +67,7 @@ class MetricsExporter:
             with theirs:
                 arguments = (theirs, self._board, *self._address)
                 self._process = self._launcher.start_beside(serve, arguments, inherited)
-        except OSError as error:
+        except Exception as error:
             self._warn(f"could not be started: {error}")
             self._forget()
 

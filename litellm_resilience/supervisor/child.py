@@ -26,6 +26,16 @@ def run(task: Callable[..., object], arguments: Iterable[Any], inherited: Iterab
     task(*arguments)
 
 
+def expect_children() -> None:
+    """Have the system keep the exit statuses of children, whoever has started this process.
+
+    One that ignores SIGCHLD passes that on, and statuses are thrown away.
+    """
+    number = getattr(signal, "SIGCHLD", None)
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def default_signals() -> None:
     """Answer signals as one of several: the supervisor, not the terminal, decides when to end.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from litellm_resilience.supervisor.handle import Handle
+    from litellm_resilience.supervisor.helpers import Left
 
 EVENTS_KEPT = 20
 """How many events are kept."""
@@ -63,9 +64,12 @@ class Journal:
         self._write(logging.INFO, "%s started", worker.name.capitalize())
 
     def not_started(self, error: Exception, pause: float) -> None:
-        """A worker could not be started, for want of memory or because it cannot be spawned."""
+        """A worker could not be started."""
         self._write(
-            logging.ERROR, "A worker could not be started: %s; next attempt in %g s", error, pause
+            logging.ERROR,
+            "A worker could not be started: %s; next attempt in %g s",
+            str(error) or type(error).__name__,
+            pause,
         )
 
     def ready(self, worker: Handle, seconds: float) -> None:
@@ -140,6 +144,16 @@ class Journal:
             worker.name.capitalize(),
             exits.describe(worker.process.exitcode, worker.killed_because),
             worker.state.value,
+        )
+
+    def left(self, left: Left) -> None:
+        """A process that a worker had started has outlived it."""
+        self._write(
+            logging.WARNING,
+            "%s left %s (pid %d): ended it",
+            left.worker.capitalize(),
+            left.helper.name,
+            left.helper.pid,
         )
 
     def misunderstood(self, worker: Handle) -> None:

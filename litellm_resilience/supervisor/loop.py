@@ -10,11 +10,12 @@ import signal
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litellm_resilience.supervisor import policy, prctl
+from litellm_resilience.supervisor import policy
 from litellm_resilience.supervisor.handle import Handle
+from litellm_resilience.supervisor.helpers import Helpers
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.policy import Due, WorkerState
@@ -73,6 +74,7 @@ class Plan:
         recycling: the limits they draw theirs from.
         session_counts: returns what a worker's shared session has been through; called there.
         ended: called with the row of each worker that has ended.
+        keep_helpers: names of processes that may outlive the worker that started them.
     """
 
     workers: int
@@ -80,6 +82,7 @@ class Plan:
     recycling: Recycling
     session_counts: Callable[[], SessionCounts]
     ended: Callable[[int], None]
+    keep_helpers: frozenset[str] = field(default_factory=frozenset)
 
 
 class Supervisor:
@@ -121,6 +124,7 @@ class Supervisor:
         self._random = source or random.Random()
         self._set_target(plan.workers)
         self._workers: list[Handle] = []
+        self._helpers = Helpers(plan.keep_helpers)
         self._started = 0
         self._restarts = Restarts()
         self._ever_ready = False
@@ -137,7 +141,6 @@ class Supervisor:
         Returns:
             The exit status: 0, or that of a worker if none of the first generation could start.
         """
-        prctl.adopt_orphans()
         with self._handling_signals(), lossy_output():
             try:
                 while self._attempt(self._step):
@@ -145,6 +148,7 @@ class Supervisor:
             finally:
                 for worker in self._workers:
                     worker.kill_now()
+                self._helpers.kill()
                 for service in self._services:
                     service.end()
                 self._launcher.end()
@@ -175,7 +179,10 @@ class Supervisor:
                 self._perform(action, now)
         for service in self._services:
             self._attend(service, now)
-        return self._stop_deadline is None or bool(self._workers)
+        living = {w.process.pid: w.name for w in self._workers if w.process.pid is not None}
+        for left in self._helpers.look(now, living):
+            self._journal.left(left)
+        return self._stop_deadline is None or bool(self._workers) or self._helpers.busy(now)
 
     def _attend(self, service: Service, now: float) -> None:
         """Let something else do its work here; a fault in it is not the workers'."""
@@ -314,6 +321,7 @@ class Supervisor:
 
     def _launch(self, link: Link, slot: int, limits: Limits) -> WorkerProcess:
         assignment = Assignment(
+            number=self._started + 1,
             config=self._config,
             sockets=self._sockets,
             link=link.worker,
@@ -322,10 +330,11 @@ class Supervisor:
             session_counts=self._plan.session_counts,
             request_limit=limits.requests,
             drain_timeout=self._plan.settings.drain_timeout,
+            keep_helpers=self._plan.keep_helpers,
         )
         try:
             return self._launcher.start(assignment, [link.supervisor, *self._resources()])
-        except Exception:
+        except BaseException:
             link.supervisor.close()
             raise
         finally:

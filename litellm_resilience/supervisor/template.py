@@ -24,6 +24,7 @@ from litellm_resilience.supervisor.launch import Forking, Spawning
 from litellm_resilience.supervisor.link import WorkerEnd
 from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.preload import share_memory
+from litellm_resilience.supervisor.title import name_process
 from litellm_resilience.supervisor.worker import Assignment
 
 if TYPE_CHECKING:
@@ -300,6 +301,7 @@ def serve(
         board: where workers write about themselves.
     """
     default_signals()
+    name_process("templ")
     with lossy_output():
         config.configure_logging()
         obstacle = host.preload(workers)

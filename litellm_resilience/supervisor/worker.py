@@ -10,16 +10,17 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor import helpers, prctl, scoreboard
 from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.link import Said, Told
 from litellm_resilience.supervisor.output import lossy_output
+from litellm_resilience.supervisor.title import name_process
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import FrameType
 
     from uvicorn.config import Config
@@ -37,6 +38,7 @@ class Assignment:
     """What a worker needs to know; can be sent to a worker that is spawned.
 
     Args:
+        number: identifies this worker.
         config: uvicorn's settings.
         sockets: the listening sockets, shared by all workers.
         link: to the supervisor.
@@ -45,8 +47,10 @@ class Assignment:
         session_counts: returns what this process's shared session has been through.
         request_limit: answered requests after which it asks to be replaced; None for no limit.
         drain_timeout: seconds its drain may take while it is being recycled.
+        keep_helpers: names of processes it starts that may outlive it.
     """
 
+    number: int
     config: Config
     sockets: list[socket.socket]
     link: WorkerEnd
@@ -55,6 +59,7 @@ class Assignment:
     session_counts: Callable[[], SessionCounts]
     request_limit: int | None
     drain_timeout: float
+    keep_helpers: frozenset[str]
 
 
 class WorkerServer(DrainingServer):
@@ -67,6 +72,7 @@ class WorkerServer(DrainingServer):
     def __init__(self, assignment: Assignment) -> None:
         assignment.config.limit_max_requests = None
         super().__init__(assignment.config)
+        self._keep_helpers = assignment.keep_helpers
         self.drain_timeout = assignment.drain_timeout
         self._link = assignment.link
         self._figures = Figures(assignment.board.row(assignment.slot), TICK)
@@ -82,6 +88,7 @@ class WorkerServer(DrainingServer):
         finally:
             watch.cancel()
         if self.started:
+            prctl.end_with_parent(0)
             self._link.say(Said.READY)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -93,7 +100,7 @@ class WorkerServer(DrainingServer):
         if self.started:
             super().handle_exit(sig, frame)
         elif sig == signal.SIGTERM:
-            _end()
+            _end(self._keep_helpers)
 
     async def on_tick(self, counter: int) -> bool:
         """Note that the loop turns, report the limit, obey the supervisor."""
@@ -113,7 +120,7 @@ class WorkerServer(DrainingServer):
         """End at once if the supervisor does before this worker has started."""
         while self._link.told() is not Told.GONE:  # noqa: ASYNC110 - another process writes
             await asyncio.sleep(TICK)
-        _end()
+        _end(self._keep_helpers)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that nothing new is accepted, also when it was not the supervisor's idea."""
@@ -144,8 +151,17 @@ def serve(assignment: Assignment) -> None:
     """Serve until told to drain, or until a limit or a signal ends it."""
     _dump_stacks_on_request()
     scoreboard.enter(assignment.board, assignment.slot)
+    name_process(f"w{assignment.number}")
+    helpers.mark_helpers()
+    prctl.end_with_parent(signal.SIGTERM)
+    keep = assignment.keep_helpers
+    # uvicorn puts this back after its drain, and raises what has come.
+    signal.signal(signal.SIGTERM, lambda *_: _end(keep))
     server = WorkerServer(assignment)
-    server.run(sockets=assignment.sockets)
+    try:
+        server.run(sockets=assignment.sockets)
+    finally:
+        helpers.end_own(keep)
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 
@@ -160,6 +176,7 @@ def _dump_stacks_on_request() -> None:
             faulthandler.register(signal.SIGQUIT)
 
 
-def _end() -> None:
+def _end(keep: Collection[str]) -> None:
+    helpers.end_own(keep)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)

@@ -37,6 +37,7 @@ BAD: dict[str, list[str]] = {
     "worker_boot_timeout": [*NO_NUMBERS, "0", "0.9", "-5"],
     "worker_drain_timeout": [*NO_NUMBERS, "0", "-1"],
     "worker_hang_timeout": [*NO_NUMBERS, "0", "0.9", "-5"],
+    "keep_worker_helpers": ["", " ", ",", "a,,b", "a,", "/usr/bin/a", "a\nb", "a,b/c", "\udcff"],
     "no_preload": FLAG,
     "status_socket": ["", ".", "/", "/does/not/exist/s", f"/{'long' * 30}", __file__, "/dev/null"],
     "resilience_metrics_port": [*NO_INTEGERS, "0", "-1", "65536", "http"],

@@ -13,9 +13,10 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litellm_resilience.supervisor.importing import importing
+
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from types import FrameType
 
     from typing_extensions import Self
 
@@ -43,7 +44,7 @@ class ImportReads:
                 value = read(environment, name)
             except KeyError as error:
                 missing = error
-            if environment is os.environ and _importing(sys._getframe(1)):
+            if environment is os.environ and importing(sys._getframe(1)):
                 seen.setdefault(name, value)
             if missing is not None:
                 raise missing
@@ -52,7 +53,7 @@ class ImportReads:
         def watched_write(environment: Any, name: Any, value: Any) -> None:
             write(environment, name, value)
             # A spawned worker's imports would write the same.
-            if name in seen and _importing(sys._getframe(1)):
+            if name in seen and importing(sys._getframe(1)):
                 seen[name] = value
 
         environ.__getitem__, environ.__setitem__ = watched_read, watched_write
@@ -72,15 +73,6 @@ class ImportReads:
     def stale(self) -> list[str]:
         """Return the variables whose value has changed since a module has read it."""
         return sorted(name for name, value in self._seen.items() if os.environ.get(name) != value)
-
-
-def _importing(frame: FrameType | None) -> bool:
-    """Say whether the body of a module other than the main one is being run."""
-    while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def obstacle(stale: Collection[str] = (), known_threads: Collection[str] = ()) -> str | None:

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor import exit_hooks, scoreboard
 from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
@@ -116,9 +116,14 @@ class WorkerServer(DrainingServer):
         _end()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that nothing new is accepted, also when it was not the supervisor's idea."""
+        """Say that nothing new is accepted, also when it was not the supervisor's idea.
+
+        The signal that asked for it is answered by then. uvicorn would raise it again, which would
+        end the process before its exit hooks.
+        """
         self._link.say(Said.DRAINING)
         await super().shutdown(sockets=sockets)
+        self._captured_signals.clear()
 
 
 def run_spawned(assignment: Assignment) -> None:
@@ -129,8 +134,14 @@ def run_spawned(assignment: Assignment) -> None:
         serve(assignment)
 
 
+def run_forked(assignment: Assignment) -> None:
+    """Serve in a process that was forked from one that holds the application."""
+    with exit_hooks.worker_hooks():
+        serve(assignment)
+
+
 def serve(assignment: Assignment) -> None:
-    """Serve in a process that was forked from the supervisor."""
+    """Serve until asked to end."""
     _dump_stacks_on_request()
     scoreboard.enter(assignment.board, assignment.slot)
     server = WorkerServer(assignment)

@@ -6,6 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from litellm_resilience.supervisor.importing import importing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
@@ -67,7 +69,7 @@ class ImportReads:
                 missing = error
             if environment is os.environ:
                 reader = sys._getframe(1)
-                if not self._is_iteration(reader, name) and _importing(reader):
+                if not self._is_iteration(reader, name) and importing(reader):
                     seen.setdefault(name, value)
             if missing is not None:
                 raise missing
@@ -81,7 +83,7 @@ class ImportReads:
         def watched(environment: Any, name: Any, value: Any) -> None:
             write(environment, name, value)
             # A spawned worker's imports would write the same.
-            if name in seen and _importing(sys._getframe(1)):
+            if name in seen and importing(sys._getframe(1)):
                 seen[name] = value
 
         return watched
@@ -115,12 +117,3 @@ def _user(frame: FrameType | None) -> int:
     while frame is not None and frame.f_globals.get("__name__") in MAPPING_MODULES:
         frame = frame.f_back
     return id(frame)
-
-
-def _importing(frame: FrameType | None) -> bool:
-    """Say whether the body of a module other than the main one is being run."""
-    while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
-            return True
-        frame = frame.f_back
-    return False

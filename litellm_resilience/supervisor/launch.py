@@ -7,7 +7,7 @@ import signal
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
-from litellm_resilience.supervisor import child, worker
+from litellm_resilience.supervisor import child, exit_hooks, worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,7 +96,8 @@ class Forking:
 
     def start(self, assignment: Assignment, inherited: Sequence[Any]) -> BaseProcess:
         """Start a worker."""
-        return self.start_beside(worker.serve_forked, [assignment, self._own], inherited)
+        with exit_hooks.kept_through_fork():
+            return self.start_beside(worker.serve_forked, [assignment, self._own], inherited)
 
     def start_beside(
         self, task: Callable[..., object], arguments: Sequence[Any], inherited: Sequence[Any]

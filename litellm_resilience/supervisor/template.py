@@ -19,6 +19,7 @@ from dataclasses import fields
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
+from litellm_resilience.supervisor import exit_hooks
 from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.launch import Forking, Spawning
 from litellm_resilience.supervisor.link import WorkerEnd
@@ -302,6 +303,7 @@ def serve(
     """
     default_signals()
     name_process("templ")
+    exit_hooks.watch()
     with lossy_output():
         config.configure_logging()
         obstacle = host.preload(workers)

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from litellm_resilience.supervisor import helpers, prctl, scoreboard
+from litellm_resilience.supervisor import exit_hooks, helpers, prctl, scoreboard
 from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
@@ -123,9 +123,14 @@ class WorkerServer(DrainingServer):
         _end(self._keep_helpers)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say that nothing new is accepted, also when it was not the supervisor's idea."""
+        """Say that nothing new is accepted, also when it was not the supervisor's idea.
+
+        The signal that asked for it is answered by then. uvicorn would raise it again, which would
+        end the process before its exit hooks.
+        """
         self._link.say(Said.DRAINING)
         await super().shutdown(sockets=sockets)
+        self._captured_signals.clear()
 
 
 def run_spawned(assignment: Assignment) -> None:
@@ -143,8 +148,9 @@ def serve_forked(assignment: Assignment, own: Callable[[int], None]) -> None:
         assignment: what the worker needs to know.
         own: called with the worker's row before it serves.
     """
-    own(assignment.slot)
-    serve(assignment)
+    with exit_hooks.worker_hooks():
+        own(assignment.slot)
+        serve(assignment)
 
 
 def serve(assignment: Assignment) -> None:

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.repairs import (
+    background_health,
     cached_clients,
     client_disconnect,
     finalizers,
@@ -57,6 +58,7 @@ PATCHES: tuple[Patch, ...] = (
         shared_session.apply_await,
         requires=("shared-session",),
     ),
+    Patch("background-health", "_run_background_health_check", background_health.apply),
 )
 
 SUPERVISOR = "worker-supervisor"

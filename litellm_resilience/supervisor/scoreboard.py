@@ -14,6 +14,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.supervisor.exits import Cause
+from litellm_resilience.supervisor.note import Note
 from litellm_resilience.supervisor.policy import Due, WorkerState
 
 if TYPE_CHECKING:
@@ -189,11 +190,13 @@ class Scoreboard:
     Args:
         rows: one for each worker there can be at once.
         totals: what the supervisor counts.
+        note: what workers leave for each other.
     """
 
-    def __init__(self, rows: Any, totals: Totals) -> None:
+    def __init__(self, rows: Any, totals: Totals, note: Note) -> None:
         self._rows = rows
         self.totals = totals
+        self.note = note
 
     @classmethod
     def create(cls, context: BaseContext, capacity: int = CAPACITY) -> Self:
@@ -205,13 +208,16 @@ class Scoreboard:
         row_array = Row * capacity
         rows: Any
         totals: Any
+        note: Any
         forked = context.get_start_method() == "fork"
         if forked:
             rows = row_array.from_buffer(mmap.mmap(-1, ctypes.sizeof(row_array)))
             totals = Totals.from_buffer(mmap.mmap(-1, ctypes.sizeof(Totals)))
+            note = Note.from_buffer(mmap.mmap(-1, ctypes.sizeof(Note)))
         else:
             rows, totals = context.RawArray(Row, capacity), context.RawValue(Totals)
-        return cls(rows, totals)
+            note = context.RawValue(Note)
+        return cls(rows, totals, note)
 
     @classmethod
     def for_workers(cls, context: BaseContext, workers: int) -> Self:

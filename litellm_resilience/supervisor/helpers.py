@@ -105,6 +105,7 @@ class Helpers:
         prctl.become_subreaper()
         self._keep = frozenset(keep)
         self._spared = {process.identity for process in Table().below(os.getpid())}
+        self._newcomers: set[str] = set()
         self._unclaimed: dict[str, float] = {}
         self._owners: dict[str, str] = {}
         self._marks: dict[str, str] = {}
@@ -128,15 +129,15 @@ class Helpers:
         Returns:
             What was newly asked to end.
         """
-        ended = [name for pid, name in self._living.items() if living.get(pid) != name]
+        ended = {name for pid, name in self._living.items() if living.get(pid) != name}
         if not ended and not self._deadlines and now < self._look_at:
             return []
-        began = time.perf_counter()
+        began = time.thread_time()
         table = Table()
         self._note(table, now, living, ended)
         left = self._end(table, now, set(living.values()))
         self._living = dict(living)
-        self._look_at = now + (time.perf_counter() - began) / LOOK_SHARE
+        self._look_at = now + (time.thread_time() - began) / LOOK_SHARE
         return left
 
     def kill(self) -> None:
@@ -146,12 +147,12 @@ class Helpers:
             if process.identity in self._owners and not self._kept(process):
                 _signal(process, signal.SIGKILL)
 
-    def _note(
-        self, table: Table, now: float, living: Mapping[int, str], ended: Collection[str]
-    ) -> None:
+    def _note(self, table: Table, now: float, living: Mapping[int, str], ended: set[str]) -> None:
         """Find out whose each process below this one is."""
         ours = {process.pid: process for process in table.below(os.getpid())}
         workers = {pid: name for pid, name in living.items() if pid in ours}
+        known = {pid: name for pid, name in living.items() if name in self._marks.values()}
+        ended |= {name for pid, name in known.items() if pid not in ours or ours[pid].dead}
         self._marks |= {ours[pid].identity: name for pid, name in workers.items()}
         roots = list(workers.items())
         for orphan in adopted({*living, *own_children()}, table):
@@ -167,10 +168,11 @@ class Helpers:
             for helper in table.below(pid, self._kept):
                 self._owners.setdefault(helper.identity, owner)
         there = {process.identity for process in ours.values()}
-        for known in (self._owners, self._deadlines, self._unclaimed):
-            for identity in known.keys() - there:
-                del known[identity]
+        for noted in (self._owners, self._deadlines, self._unclaimed):
+            for identity in noted.keys() - there:
+                del noted[identity]
         self._spared &= there
+        self._newcomers &= there
         self._marks = {m: name for m, name in self._marks.items() if name in living.values()}
 
     def _owner(self, orphan: Process, ended: Collection[str]) -> str | None:
@@ -179,18 +181,21 @@ class Helpers:
             return None
         owner = self._marks.get(mark_of(orphan.pid) or "") or next(iter(ended), None)
         if owner is None and not orphan.dead:
-            self._spared.add(orphan.identity)
+            # It may be about to get its mark, or its worker about to be seen dead.
+            again = orphan.identity in self._newcomers
+            (self._spared if again else self._newcomers).add(orphan.identity)
         return owner
 
     def _end(self, table: Table, now: float, living: Collection[str]) -> list[Left]:
         left = []
         for process in table.below(os.getpid()):
             owner = self._owners.get(process.identity)
-            if owner is None or owner in living or self._kept(process):
+            if owner is None:
                 continue
-            if process.dead:
-                if process.parent == os.getpid():
-                    _reap(process)
+            if process.dead and process.parent == os.getpid():
+                _reap(process)
+            elif process.dead or owner in living or self._kept(process):
+                continue
             elif process.identity not in self._deadlines:
                 self._deadlines[process.identity] = now + GRACE
                 _signal(process, signal.SIGTERM)

@@ -9,7 +9,8 @@ import urllib.request
 from typing import Any
 
 from litellm_resilience.demo.provider import ProviderThread
-from litellm_resilience.demo.proxy import RESILIENT, ProxyProcess, default_config
+from litellm_resilience.demo.proxy import RESILIENT, default_config
+from tests.support.proxy import ProxyProcess
 
 PROVIDERS = ("openai", "hosted_vllm", "deepseek")
 WORKERS = 2

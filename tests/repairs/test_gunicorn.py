@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +15,7 @@ from pytest_mock import MockerFixture
 
 from litellm_resilience.repairs import metrics
 from litellm_resilience.servers import gunicorn
-from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor import helpers, scoreboard
 
 config = pytest.importorskip("gunicorn.config")
 
@@ -25,7 +29,7 @@ def cfg() -> Any:
 
 
 def worker(age: int, limit: int = 342) -> Any:
-    return SimpleNamespace(age=age, max_requests=limit)
+    return SimpleNamespace(age=age, pid=1000 + age, max_requests=limit)
 
 
 def test_each_worker_has_a_row_from_before_its_fork_until_it_is_reaped(
@@ -71,3 +75,51 @@ def test_a_full_board_costs_a_worker_its_row_and_nothing_else(
     cfg.pre_fork(None, worker(2))
     cfg.post_fork(None, worker(2))
     assert not entered.called
+
+
+@pytest.fixture
+def worker_with_helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any, Any], Any]]:
+    """Let a worker start a process, in a session of its own, as if it were forked here."""
+    monkeypatch.setenv(helpers.MARK, "")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(cfg: Any, it: Any) -> subprocess.Popen[bytes]:
+        cfg.pre_fork(None, it)
+        cfg.post_fork(None, it)
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        started.append(subprocess.Popen(command, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_a_worker_has_started_ends_with_it(
+    cfg: Any, worker_with_helper: Any, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(gunicorn, "name_process")
+    gunicorn.end_helpers(cfg, ())
+    first, second = worker(1), worker(2)
+    helper, other = worker_with_helper(cfg, first), worker_with_helper(cfg, second)
+    arbiter = mocker.Mock()
+    cfg.child_exit(arbiter, first)
+    assert helper.poll() is not None
+    assert other.poll() is None
+    assert arbiter.log.warning.call_args.args[-1] == helper.pid
+    cfg.on_exit(arbiter)
+    assert other.poll() is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_is_to_outlive_a_worker_does(
+    cfg: Any, worker_with_helper: Any, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(gunicorn, "name_process")
+    gunicorn.end_helpers(cfg, [Path(sys.executable).name])
+    helper = worker_with_helper(cfg, worker(1))
+    cfg.child_exit(mocker.Mock(), worker(1))
+    cfg.on_exit(mocker.Mock())
+    assert helper.poll() is None

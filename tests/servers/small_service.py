@@ -12,6 +12,8 @@ import asyncio
 import json
 import logging
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,12 +29,46 @@ from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
 
 HOARD: list[bytes] = []
+HELPERS: list[subprocess.Popen[bytes]] = []
+SLEEP = ["sleep", "600"]
 
 
 def mode() -> str:
     """Return what the tests want of workers that start now."""
     path = Path("mode")
     return path.read_text() if path.exists() else ""
+
+
+def start_helper(kind: str) -> None:
+    """Start a process that does not end by itself; its number is added to the file `helpers`."""
+    if kind == "forked":
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(600)
+            os._exit(0)
+        note_helper(pid)
+    elif kind == "orphan":
+        shell = subprocess.run(
+            ["sh", "-c", "sleep 600 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True
+        )
+        note_helper(int(shell.stdout))
+    else:
+        arguments: dict[str, dict[str, Any]] = {
+            "child": {},
+            "session": {"start_new_session": True},
+            "bare": {"start_new_session": True, "env": {}},
+        }
+        stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]
+        command = stubborn if kind == "stubborn" else SLEEP
+        helper = subprocess.Popen(command, **arguments.get(kind, {}))
+        HELPERS.append(helper)
+        note_helper(helper.pid)
+
+
+def note_helper(pid: int) -> None:
+    with Path("helpers").open("a") as file:
+        file.write(f"{pid}\n")
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -52,6 +88,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(float(argument))
     elif action == "block":
         time.sleep(float(argument))  # noqa: ASYNC251
+    elif action == "helper":
+        start_helper(argument)
     elif action == "exit":
         os._exit(int(argument))
     elif action == "owned":
@@ -64,9 +102,14 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 async def _lifespan(receive: Any, send: Any) -> None:
     await receive()
-    if mode() == "slow":
+    condition, _, helper = mode().partition(" ")
+    if helper:
+        start_helper(helper)
+    if condition == "slow":
         await asyncio.sleep(3600)
-    if mode() == "broken":
+    if condition == "block":
+        time.sleep(3600)  # noqa: ASYNC251
+    if condition == "broken":
         await send({"type": "lifespan.startup.failed", "message": "broken on purpose"})
         return
     await send({"type": "lifespan.startup.complete"})
@@ -125,6 +168,7 @@ def main() -> None:
     supervision = supervised.Supervision(
         Settings(**options["settings"]),
         Recycling(**options["recycling"]),
+        keep_helpers=frozenset(options["keep_helpers"]),
         visibility=Visibility(metrics_port=options["metrics_port"]),
     )
     arguments = options["uvicorn"]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,8 @@ class Service:
         recycling: dict[str, float] | None = None,
         start: str = "fork",
         metrics_port: int | None = None,
+        keep_helpers: Sequence[str] = (),
+        before: Callable[[], object] | None = None,
         ready: int | None = None,
         **arguments: Any,
     ) -> None:
@@ -116,6 +118,7 @@ class Service:
             "recycling": recycling or {},
             "start": start,
             "metrics_port": metrics_port,
+            "keep_helpers": list(keep_helpers),
             "limit": limit,
             "jitter": jitter,
             "uvicorn": {"port": self.port, "workers": workers, "access_log": False, **arguments},
@@ -129,6 +132,7 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._sockets.name},
+                preexec_fn=before,  # noqa: PLW1509 - no threads here
             )
         wanted = workers if ready is None else ready
         self.wait(lambda: len(self.ever_ready()) >= wanted, f"{wanted} ready workers")
@@ -161,6 +165,25 @@ class Service:
     def ever_ready(self) -> list[int]:
         """Return the pids of all workers that were ever ready, oldest first."""
         return [int(pid) for pid in re.findall(f"{EVENT}ready", self.log())]
+
+    def helpers(self) -> list[int]:
+        """Return the pids of all processes that workers have started, oldest first."""
+        noted = self._directory / "helpers"
+        return [int(pid) for pid in noted.read_text().split()] if noted.exists() else []
+
+    def note_helper(self, pid: int) -> None:
+        """Add a process to those that end with the test."""
+        with (self._directory / "helpers").open("a") as file:
+            file.write(f"{pid}\n")
+
+    def start_helper(self, worker: int, kind: str) -> int:
+        """Have a worker start a process that does not end by itself; return its pid."""
+        client = self.client_of(worker)
+        client.get(f"/helper/{kind}")
+        client.close()
+        helper = self.helpers()[-1]
+        assert alive(helper)
+        return helper
 
     def living(self) -> list[int]:
         return [pid for pid in self.ever_ready() if alive(pid)]
@@ -219,7 +242,7 @@ class Service:
 
     def kill_all(self) -> None:
         if self._process is not None:
-            for pid in [self._process.pid, *self.ever_started()]:
+            for pid in [self._process.pid, *self.ever_started(), *self.helpers()]:
                 if alive(pid):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from pickle import PicklingError
 from typing import Any
 
@@ -118,6 +120,10 @@ def make(
     return build
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def become_ready(supervisor: Supervisor, launcher: FakeLauncher) -> None:
     """Let the supervisor start its workers and hear that all are ready."""
     supervisor._step()
@@ -171,6 +177,33 @@ def test_a_refused_start_is_tried_again_later(
     now = 4.0
     supervisor._step()
     assert len(launcher.started) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no more"), RuntimeError("no thread"), TypeError("no pickle"), MemoryError()]
+)
+def test_a_launch_that_fails_gives_its_row_and_its_descriptors_back(
+    make: Callable[..., Supervisor],
+    launcher: FakeLauncher,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    now = 0.0
+    supervisor = make(1, clock=lambda: now)
+    become_ready(supervisor, launcher)
+    launcher.started[0].ends(1)
+    launcher.refusals = [error] * 10
+    gc.collect()
+    descriptors = open_descriptors()
+    for _ in range(10):
+        supervisor._step()
+        now += 100
+    assert caplog.text.count("A worker could not be started: ") == 10
+    assert "Please report this" not in caplog.text
+    assert open_descriptors() < descriptors
+    supervisor._step()
+    assert len(launcher.started) == 2
+    assert len(list(supervisor._board.living())) == 1
 
 
 def test_a_refused_fork_at_the_start_ends_the_service(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "query_engine"
 INSTALL_SECONDS = 240
-FILES = ("engine.js", "query-engine", "prisma")
+FILES = ("engine.js", "translate.js", "query-engine", "prisma")
 
 
 class MissingError(Exception):

@@ -20,8 +20,12 @@ REQUESTS = 40
 
 
 def model_list(base_url: str) -> list[dict[str, Any]]:
-    upstream = {"model": "openai/fake-model", "api_base": base_url, "api_key": "sk-fake"}
-    return [{"model_name": MODEL, "litellm_params": upstream} for _ in range(DEPLOYMENTS)]
+    """Return the deployments of one model; two that are the same would be one."""
+    upstream = {"api_base": base_url, "api_key": "sk-fake"}
+    return [
+        {"model_name": MODEL, "litellm_params": {"model": f"openai/fake-{number}", **upstream}}
+        for number in range(DEPLOYMENTS)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,7 @@ def test_each_worker_gets_its_own_secret_over_its_own_connection(
     assert len(noted) >= REQUESTS
     assert [note for note in noted if note["secret"] != f"secret of {note['name']}"] == []
     for paths in secrets.connections.values():
-        askers = {path.rpartition("-")[2] for path in paths}
+        askers = {path.rpartition("/")[2] for path in paths}
         assert len(askers) == 1, paths
 
 

@@ -22,8 +22,8 @@ class Secrets(CustomSecretManager):  # type: ignore[misc]
         self, secret_name: str, optional_params: Any = None, timeout: Any = None
     ) -> str | None:
         """Return the secret of this name."""
-        reply = get_client().get(f"{os.environ['PRODUCTION_SECRETS']}/secret/{secret_name}")
-        text: str = reply.text
+        address = f"{os.environ['PRODUCTION_SECRETS']}/secret/{secret_name}/{os.getpid()}"
+        text: str = get_client().get(address).text
         return text
 
     async def async_read_secret(

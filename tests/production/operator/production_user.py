@@ -1,4 +1,4 @@
-"""A callback of the proxy under test: starts a thread and opens a connection when imported.
+"""A callback of the proxy under test: starts a thread, connects, asks for a secret when imported.
 
 A request whose ``user`` names one of `ACTIONS` makes it do that, and note the result in `NOTES`.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,15 @@ async def ask_for_lock(name: str) -> dict[str, Any]:
     return {"acquired": await pod_lock().acquire_lock(name)}
 
 
-async def ask_for_secret(name: str) -> dict[str, Any]:
+def own_secret(name: str) -> dict[str, Any]:
     """Ask over LiteLLM's cached client."""
     own = f"{name}-{os.getpid()}"
-    manager = litellm.secret_manager_client
-    return {"name": own, "secret": await asyncio.to_thread(manager.sync_read_secret, own)}
+    return {"name": own, "secret": litellm.secret_manager_client.sync_read_secret(own)}
+
+
+async def ask_for_secret(name: str) -> dict[str, Any]:
+    """Ask without holding up other requests."""
+    return await asyncio.to_thread(own_secret, name)
 
 
 ACTIONS = {"identity": tell_identity, "lock": ask_for_lock, "secret": ask_for_secret}
@@ -87,4 +92,8 @@ class UserCallback(CustomLogger):  # type: ignore[misc]
             note(action, **await ACTIONS[action](argument))
 
 
+# Soon after LiteLLM's command has asked: an idle connection is used again for five seconds only.
+# And outside of the event loop, as that has: each loop has a client of its own.
+with ThreadPoolExecutor(1) as outside:
+    note("secret", **outside.submit(own_secret, "boot").result())
 handler = UserCallback()

@@ -105,6 +105,7 @@ def stack(shared: Stack) -> Iterator[Stack]:
     """The module's proxy, all well before each test, its log shown if that fails."""
     shared.fault("")
     shared.well()
+    shared.forget_orphans()
     shared.mark()
     yield shared
     print(shared.proxy.log_tail(LOG_LINES))

@@ -10,7 +10,7 @@ import pytest
 from postgres import Database, Postgres
 from stack import Stack, StartStack, forked
 
-BOOT_SECONDS = 30
+BOOT_SECONDS = 20
 
 
 def composed(database: Database) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def test_a_killed_single_worker_takes_its_engine_with_it(stack: Stack) -> None:
     stack.engines_serve_workers_only()
 
 
+@pytest.mark.parametrize("shared", [configured], indirect=True, ids=["configured"])
 def test_a_start_that_takes_too_long_leaves_no_engine(stack: Stack) -> None:
     (serving,) = stack.well()
     stack.fault("hang")
@@ -72,7 +73,7 @@ def test_a_hard_end_while_a_worker_boots_leaves_nothing(
     stack.fault("hang")
     stack.signal(signal.SIGHUP)
     stack.logs("hang after connecting")
-    assert len(stack.engines()) == 2
+    assert len(stack.engines()) > stack.workers
     if "composed" in request.node.name:
         stack.signal(signal.SIGKILL)
     else:

@@ -44,10 +44,9 @@ def shared(
     logging_sink: LoggingSink,
     secrets: SecretServer,
 ) -> Stack:
-    """All callbacks; the database's address is a secret, asked for before workers are started."""
+    """All callbacks; the secret manager is asked before workers are started."""
     pytest.importorskip("prometheus_client")
     database = postgres.database()
-    secrets.secrets["PRODUCTION_DATABASE_URL"] = database.url
     host = {"host": redis.host, "port": redis.port}
     return start_stack(
         database=database,
@@ -76,11 +75,11 @@ def shared(
                 ],
             },
             "general_settings": {
-                "database_url": "os.environ/PRODUCTION_DATABASE_URL",
+                "database_url": database.url,
                 "key_management_system": "custom",
                 "key_management_settings": {
                     "custom_secret_manager": "production_secrets.Secrets",
-                    "hosted_keys": ["PRODUCTION_DATABASE_URL"],
+                    "hosted_keys": ["PRODUCTION_SECRET"],
                 },
                 "background_health_checks": True,
                 "health_check_interval": 3600,
@@ -159,7 +158,9 @@ def test_each_worker_gets_its_own_secret_over_its_own_connection(
     noted = [note for notes in stack.notes("secret").values() for note in notes]
     assert len(noted) >= REQUESTS
     assert [note for note in noted if note["secret"] != f"secret of {note['name']}"] == []
-    for paths in secrets.connections.values():
+    asked = secrets.connections.values()
+    assert any(f"/secret/login/{stack.proxy.pid}" in paths for paths in asked)
+    for paths in asked:
         askers = {path.rpartition("/")[2] for path in paths}
         assert len(askers) == 1, paths
 

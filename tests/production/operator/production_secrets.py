@@ -13,10 +13,11 @@ get_client = getattr(http_handler, "get_httpx_client", None) or http_handler._ge
 
 
 class Secrets(CustomSecretManager):  # type: ignore[misc]
-    """Reads secrets from `PRODUCTION_SECRETS`."""
+    """Reads secrets from `PRODUCTION_SECRETS`; logs in when made, which LiteLLM's command does."""
 
     def __init__(self) -> None:
         super().__init__(secret_manager_name="production")
+        self.sync_read_secret("login")
 
     def sync_read_secret(
         self, secret_name: str, optional_params: Any = None, timeout: Any = None

@@ -324,15 +324,20 @@ class Stack(Started):
     def engines_serve_workers_only(self) -> None:
         """Wait until each engine and each connection belongs to a worker that serves."""
 
-        def orphans() -> set[int]:
-            return set(self.engines()).difference(*map(self.engines_of, self.pids()))
-
         self.well()
-        self._vanishes("engines without a worker", orphans)
+        self._vanishes("engines without a worker", self._orphans)
         names = {f"prisma-engine-{pid}" for pid in self.engines()}
         self._vanishes(
             "connections without a worker", lambda: set(self.database.connections()) - names
         )
+
+    def forget_orphans(self) -> None:
+        """Kill what earlier tests have left: each test is about its own."""
+        for pid in self._orphans():
+            os.kill(pid, signal.SIGKILL)
+
+    def _orphans(self) -> set[int]:
+        return set(self.engines()).difference(*map(self.engines_of, self.pids()))
 
     def leaves_nothing(self) -> None:
         """Wait until no worker, engine or connection is there."""

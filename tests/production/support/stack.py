@@ -323,7 +323,6 @@ class Stack(Started):
 
     def engines_serve_workers_only(self) -> None:
         """Wait until each engine and each connection belongs to a worker that serves."""
-
         self.well()
         self._vanishes("engines without a worker", self._orphans)
         names = {f"prisma-engine-{pid}" for pid in self.engines()}

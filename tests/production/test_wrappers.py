@@ -16,7 +16,8 @@ from stack import Stack, StartStack, forked
 REQUESTS = 200
 WRAPPERS = {
     "ddtrace-run": ("ddtrace-run",),
-    "opentelemetry-instrument": ("opentelemetry-instrument",),
+    # Or it takes the options of the command for its own.
+    "opentelemetry-instrument": ("opentelemetry-instrument", "--"),
     "newrelic-admin": ("newrelic-admin", "run-program"),
 }
 

@@ -92,12 +92,14 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         start_helper(argument)
     elif action == "exit":
         os._exit(int(argument))
-    elif action == "owned":
-        await _reply(send, f"{os.getpid()} {os.environ.get('OWNED')}".encode())
-        return
     elif action == "hoard":
         HOARD.append(os.urandom(int(argument) * 1024 * 1024))
-    await _reply(send, f"{os.getpid()} {mode()}".encode())
+    await _reply(send, f"{os.getpid()} {told(action)}".encode())
+
+
+def told(action: str) -> str:
+    """Return what a request asks for besides the process id."""
+    return os.environ.get("OWNED", "") if action == "owned" else mode()
 
 
 async def _lifespan(receive: Any, send: Any) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-# The benchmarks are not installed with the package. At the end of the path, so that the package
-# that is tested is the installed one.
-sys.path.append(str(Path(__file__).parents[1]))
+# The benchmarks and tests/support are not installed. pytest puts the checkout, where they are, at
+# the front of the path. At its end, the package that is tested is the installed one.
+ROOT = str(Path(__file__).parents[1])
+sys.path.remove(ROOT)
+sys.path.append(ROOT)
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

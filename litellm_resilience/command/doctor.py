@@ -7,7 +7,7 @@ import os
 
 import click
 
-from litellm_resilience import install
+from litellm_resilience.repairs import registry
 from litellm_resilience.repairs.base import Outcome, PatchState
 from litellm_resilience.servers import interception
 from litellm_resilience.status import versions
@@ -36,7 +36,7 @@ def run(*, as_json: bool) -> int:
     problem = None
     outcomes: dict[str, Outcome] = {}
     try:
-        outcomes = {**install(), **interception.outcomes()}
+        outcomes = {**registry.install(), **interception.outcomes()}
     except ImportError as error:
         problem = f"LiteLLM's proxy cannot be imported: {error}"
     healthy = problem is None and not any(

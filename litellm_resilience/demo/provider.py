@@ -1,7 +1,6 @@
 """A fake OpenAI-compatible provider on a real TCP port, which counts its connections.
 
-Run it in an event loop (`FakeProvider`), in a thread (`ProviderThread`), or as a process of its own
-(`ProviderProcess`, or ``python -m litellm_resilience.demo.provider``).
+Run it in an event loop (`FakeProvider`) or in a thread (`ProviderThread`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
-
-CONTROL_PATH = "/_demo"
-"""``GET`` answers the counters and settings as JSON; ``POST`` changes settings."""
 
 
 @dataclass
@@ -65,7 +61,7 @@ class ProviderStats:
     Attributes:
         connections_opened: TCP connections accepted so far.
         connections_open: TCP connections open now.
-        requests: requests received so far, those to `CONTROL_PATH` excepted.
+        requests: requests received so far.
         streams_open: streams under way now.
         streams_completed: streams whose last byte was handed to the connection.
         streams_aborted: streams whose client went away before the end.
@@ -190,8 +186,6 @@ class FakeProvider:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        if request.path == CONTROL_PATH:
-            return await self._control(request)
         self.requests += 1
         endpoint = (request.method, request.path.removeprefix("/v1"))
         if endpoint == ("GET", "/models"):
@@ -219,14 +213,6 @@ class FakeProvider:
         if endpoint == "/embeddings":
             return web.json_response(_embeddings(model, body.get("input", "")))
         return web.json_response(_completion(model))
-
-    async def _control(self, request: web.BaseRequest) -> web.Response:
-        if request.method == "POST":
-            try:
-                self.settings.change(await request.json())
-            except (ValueError, AttributeError) as error:
-                return _error(400, str(error))
-        return web.json_response({"stats": asdict(self.stats()), "settings": asdict(self.settings)})
 
     async def _stream(self, request: web.BaseRequest, model: str) -> web.StreamResponse:
         response = web.StreamResponse(

@@ -19,8 +19,6 @@ from litellm_resilience.repairs.base import Outcome, PatchState, require, requir
 from litellm_resilience.supervisor import scoreboard
 
 if TYPE_CHECKING:
-    import logging
-
     from litellm_resilience.repairs.base import Changes, Context
 
 DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -90,14 +88,14 @@ def _extend_multiprocess_registries(context: Context) -> None:
         original(self, registry, *args, **kwargs)
         if registry is not None and registry not in extended:
             extended.add(registry)
-            registry.register(_Collector(context.log))
+            registry.register(_Collector(context))
 
     context.changes.replace(collector_class, "__init__", extending)
 
 
 def _extend_default_registry(context: Context) -> None:
     registry = importlib.import_module("prometheus_client").REGISTRY
-    collector = _Collector(context.log)
+    collector = _Collector(context)
     registry.register(collector)
 
     def unregister() -> None:
@@ -110,8 +108,8 @@ def _extend_default_registry(context: Context) -> None:
 class _Collector:
     """Collects what this process knows at the time: it may be forked after it was registered."""
 
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def collect(self) -> list[Any]:
         """Return all metrics, or none rather than failing LiteLLM's own."""
@@ -119,10 +117,10 @@ class _Collector:
             metrics = importlib.import_module("litellm_resilience.status.metrics")
             entered = scoreboard.entered()
             if entered is None:
-                return list(metrics.ProcessCollector().collect())
+                return list(metrics.ProcessCollector(self._context.keeper.counters).collect())
             return list(metrics.ScoreboardCollector(entered[0]).collect())
         except Exception:
-            self._log.exception("litellm-resilience: Metrics could not be collected")
+            self._context.log.exception("litellm-resilience: Metrics could not be collected")
             return []
 
     def describe(self) -> list[Any]:

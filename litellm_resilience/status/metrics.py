@@ -12,14 +12,13 @@ from prometheus_client.core import (
     Metric,
 )
 
-from litellm_resilience import stats
 from litellm_resilience.status import versions
 from litellm_resilience.status.document import worker
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import BOOT_SECONDS, DRAIN_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from litellm_resilience.session.keeper import Counters
     from litellm_resilience.supervisor.scoreboard import Scoreboard
@@ -124,19 +123,18 @@ class ProcessCollector:
     """Collects the session's counts of this process, where there is no supervisor.
 
     Args:
-        counters: returns them.
+        counters: what they are now.
     """
 
-    def __init__(self, counters: Callable[[], Counters] = stats) -> None:
+    def __init__(self, counters: Counters) -> None:
         self._counters = counters
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        counters = self._counters()
         yield _info("unsupervised")
-        yield _counter(*COUNTS["sessions_recreated"], counters.recreated)
-        yield _counter(*COUNTS["closes_prevented"], counters.prevented_closes)
-        yield _counter(*COUNTS["pool_waits"], counters.pool_waits)
+        yield _counter(*COUNTS["sessions_recreated"], self._counters.recreated)
+        yield _counter(*COUNTS["closes_prevented"], self._counters.prevented_closes)
+        yield _counter(*COUNTS["pool_waits"], self._counters.pool_waits)
 
 
 def _info(method: str) -> Metric:

@@ -10,16 +10,14 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiohttp import web
+
 from litellm_resilience.demo.lifetime import Started
-from litellm_resilience.demo.provider import (
-    CONTROL_PATH,
-    FakeProvider,
-    ProviderSettings,
-    ProviderStats,
-)
+from litellm_resilience.demo.provider import FakeProvider, ProviderSettings, ProviderStats
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 ROOT = Path(__file__).parents[2]
+CONTROL_PATH = "/_demo"
+"""``GET`` answers the counters and settings as JSON; ``POST`` changes settings."""
 
 
 class ProviderProcess(Started):
@@ -117,9 +117,23 @@ class ProviderProcess(Started):
                 process.kill()
 
 
+class _ControlledProvider(FakeProvider):
+    """Answers at `CONTROL_PATH` too; such requests are not counted."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path != CONTROL_PATH:
+            return await super().handle(request)
+        if request.method == "POST":
+            try:
+                self.settings.change(await request.json())
+            except (ValueError, AttributeError) as error:
+                return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"stats": asdict(self.stats()), "settings": asdict(self.settings)})
+
+
 async def _serve_until_input_ends(port: int) -> None:
     loop = asyncio.get_running_loop()
-    async with FakeProvider(port=port) as provider:
+    async with _ControlledProvider(port=port) as provider:
         print(json.dumps({"port": provider.port, "base_url": provider.base_url}), flush=True)
         ended = asyncio.Event()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,85 +15,128 @@ import litellm_resilience
 
 PACKAGE = Path(litellm_resilience.__file__).parent
 NAME = PACKAGE.name
+ORDER = ("command", "servers", "repairs", "status", "supervisor", "session", "plan", "demo")
+"""Each folder may know only folders after it, and of those only what `MAY_IMPORT` names."""
 MAY_IMPORT = {
     "command": {"servers", "repairs", "supervisor", "status", "plan"},
     "servers": {"repairs", "supervisor", "status"},
     "repairs": {"session", "supervisor", "status"},
     "status": {"supervisor", "session"},
-    "supervisor": set(),
-    "session": set(),
-    "plan": set(),
-    "demo": set(),
 }
-"""Which folders each folder may know; the public modules at the top are above them all."""
+TOP = {"__init__.py": {"repairs", "session"}, "__main__.py": {"command"}, "asgi.py": {"servers"}}
+"""The public modules, and what they open the door to."""
+FOR_ALL = f"{NAME}.__version__"
+"""All that a folder may take from the modules at the top."""
 KNOW_LITELLM = {"servers", "repairs"}
 ABOUT_LITELLM = {"litellm", "litellm_cli", "litellm_enterprise"}
 CALLBACK = PACKAGE / "demo" / "close_session.py"
 """Loaded by LiteLLM from a copy of the file; nothing of this package imports LiteLLM with it."""
+DEMO_NEEDS = {*sys.stdlib_module_names, "aiohttp", "typing_extensions", NAME}
+FOR_TESTS = {"tests", "benchmarks", "pytest"}
+IMPORTERS = {"import_module", "find_spec", "__import__"}
+MODULE_PATH = re.compile(r"\w+(\.\w+)+(:\w+)?")
 
 
-def modules() -> Iterator[Path]:
-    yield from PACKAGE.rglob("*.py")
+def path_of(module: str) -> Path | None:
+    stem = PACKAGE.parent.joinpath(*module.split("."))
+    return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
 def folder_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else ""
 
 
+MODULES = {path: module_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
 def imported(path: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, wherever in it, and however."""
+    """Yield the names that a file imports: anywhere in it, for types too, and by strings."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
-            names = (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
-            yield from (name for name in names if isinstance(name, str))
+        elif isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if called in IMPORTERS and node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            module = node.value.partition(":")[0]
+            package = module.partition(".")[0]
+            if MODULE_PATH.fullmatch(node.value) and (
+                package in ABOUT_LITELLM or (package == NAME and path_of(module))
+            ):
+                yield module
 
 
-def test_there_is_no_other_folder() -> None:
-    found = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert found == set(MAY_IMPORT)
+IMPORTED = {path: set(imported(path)) for path in MODULES}
 
 
-def test_the_order_has_no_circle() -> None:
-    above: set[str] = set()
-    while len(above) < len(MAY_IMPORT):
-        free = {name for name in MAY_IMPORT if name not in above and MAY_IMPORT[name] <= above}
-        assert free
-        above |= free
+def ours(names: set[str]) -> Iterator[Path]:
+    """Yield the files of this package that have these names."""
+    for name in names - {FOR_ALL}:
+        if name.split(".")[0] == NAME:
+            path = path_of(name) or path_of(name.rpartition(".")[0])
+            assert path is not None, name
+            yield path
 
 
-@pytest.mark.parametrize("folder", MAY_IMPORT)
-def test_a_folder_imports_only_what_is_below_it(folder: str) -> None:
-    files = [path for path in modules() if folder_of(path) == folder]
-    assert files
-    for path in files:
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] == NAME and len(parts) > 1 and (PACKAGE / parts[1]).is_dir():
-                assert parts[1] in MAY_IMPORT[folder] | {folder}, f"{path} imports {name}"
+def test_each_folder_has_its_place() -> None:
+    found = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert found == set(ORDER)
+    assert {path.name for path in PACKAGE.glob("*.py")} == set(TOP)
+
+
+def test_imports_point_down() -> None:
+    for folder, others in MAY_IMPORT.items():
+        assert others <= set(ORDER[ORDER.index(folder) + 1 :]), folder
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_a_folder_imports_only_what_it_may(folder: str) -> None:
+    allowed = {folder, *MAY_IMPORT.get(folder, ())}
+    for path in (path for path in MODULES if folder_of(path) == folder):
+        for other in ours(IMPORTED[path]):
+            # A server is told to import the application by its public name.
+            if (folder, other.name) != ("servers", "asgi.py"):
+                assert folder_of(other) in allowed, f"{path} imports {other}"
+
+
+@pytest.mark.parametrize("name", TOP)
+def test_a_public_module_opens_one_door(name: str) -> None:
+    assert {folder_of(path) for path in ours(IMPORTED[PACKAGE / name])} == TOP[name]
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {path: set(ours(names)) - {path} for path, names in IMPORTED.items()}
+    TopologicalSorter(graph).prepare()
 
 
 def test_only_repairs_and_servers_know_litellm() -> None:
-    for path in modules():
-        names = {name.split(".")[0] for name in imported(path)}
+    for path, names in IMPORTED.items():
         if folder_of(path) not in KNOW_LITELLM and path != CALLBACK:
-            assert not names & ABOUT_LITELLM, f"{path} imports {names & ABOUT_LITELLM}"
+            known = {name for name in names if name.split(".")[0] in ABOUT_LITELLM}
+            assert not known, f"{path} knows {known}"
+
+
+def test_the_demo_needs_nothing_else() -> None:
+    for path, names in IMPORTED.items():
+        if folder_of(path) == "demo" and path != CALLBACK:
+            assert {name.split(".")[0] for name in names} <= DEMO_NEEDS, path
 
 
 def test_nothing_for_tests_is_in_the_package() -> None:
-    for path in modules():
-        assert not any(name.split(".")[0] in {"tests", "benchmarks"} for name in imported(path))
-    assert {path.stem for path in (PACKAGE / "demo").glob("*.py")} == {
-        "__init__",
-        "__main__",
-        "close_session",
-        "console",
-        "lifetime",
-        "load",
-        "provider",
-        "proxy",
-        "summary",
-    }
+    for path, names in IMPORTED.items():
+        assert not FOR_TESTS & {name.split(".")[0] for name in names}, path
+    needed = {PACKAGE / "demo" / "__init__.py"}
+    new = {PACKAGE / "demo" / "__main__.py"}
+    while new:
+        needed |= new
+        new = {path for file in new for path in ours(IMPORTED[file])} - needed
+    assert {path for path in MODULES if folder_of(path) == "demo"} == needed

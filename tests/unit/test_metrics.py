@@ -73,7 +73,7 @@ def test_every_kind_is_there_from_the_start() -> None:
 
 def test_a_process_without_a_supervisor_shows_its_session() -> None:
     registry = prometheus_client.CollectorRegistry()
-    registry.register(metrics.ProcessCollector(lambda: Counters(recreated=3)))
+    registry.register(metrics.ProcessCollector(Counters(recreated=3)))
     assert registry.get_sample_value("litellm_resilience_sessions_recreated_total") == 3
 
 

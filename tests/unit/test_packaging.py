@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import litellm_resilience
+
 PROJECT = Path(__file__).parents[2]
 NAME = "litellm-resilience"
 
@@ -60,4 +62,6 @@ def test_the_package_is_typed_and_complete() -> None:
     if not any(name.endswith("py.typed") for name in files):
         pytest.skip("installed in editable mode")
     assert "litellm_resilience/asgi.py" in files
-    assert not any(name.startswith("tests/") for name in files)
+    folders = {name.partition("/")[0] for name in files if not name.startswith("..")}
+    assert {name for name in folders if not name.endswith(".dist-info")} == {"litellm_resilience"}
+    assert Path(litellm_resilience.__file__).parents[1] != PROJECT, "tested is the checkout"

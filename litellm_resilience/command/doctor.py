@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import click
 
+from litellm_resilience.command import database, options
+from litellm_resilience.plan import connections
 from litellm_resilience.repairs import registry
 from litellm_resilience.repairs.base import Outcome, PatchState
 from litellm_resilience.servers import interception
 from litellm_resilience.status import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from litellm_resilience.plan.connections import Connections
 
 COLOURS = {
     PatchState.APPLIED: "green",
@@ -21,10 +30,26 @@ COLOURS = {
 }
 
 
-def run(*, as_json: bool) -> int:
+@dataclass(frozen=True)
+class DatabaseCheck:
+    """Whether the database has room for the workers' connections.
+
+    Attributes:
+        connections: what the workers may open.
+        allowed: how many the database allows; None if it could not be asked.
+        problem: what is wrong, if anything.
+    """
+
+    connections: Connections
+    allowed: int | None = None
+    problem: str | None = None
+
+
+def run(arguments: Sequence[str] = (), *, as_json: bool) -> int:
     """Apply all patches in this process and print what became of them.
 
     Args:
+        arguments: those of the whole command.
         as_json: print one JSON object instead of a table.
 
     Returns:
@@ -42,11 +67,42 @@ def run(*, as_json: bool) -> int:
     healthy = problem is None and not any(
         outcome.state is PatchState.INCOMPATIBLE for outcome in outcomes.values()
     )
-    (_print_json if as_json else _print_table)(outcomes, problem, healthy=healthy)
+    checked = _check_database(arguments)
+    (_print_json if as_json else _print_table)(outcomes, problem, checked, healthy=healthy)
     return 0 if healthy else 1
 
 
-def _print_json(outcomes: dict[str, Outcome], problem: str | None, *, healthy: bool) -> None:
+def _check_database(arguments: Sequence[str]) -> DatabaseCheck | None:
+    """Compare what workers started with these arguments may open with what the database allows."""
+    command = click.Command(
+        name="doctor",
+        params=[
+            *options.planned_options(),
+            *options.serving_options(),
+            options.config_option(),
+        ],
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    given = command.make_context(command.name, list(arguments)).params
+    found = database.configured(given["config"])
+    if found is None:
+        return None
+    needed = connections.of(given["num_workers"], given["max_restarting_workers"], found.pool_limit)
+    try:
+        allowed = database.allowed_connections(found)
+    except database.AskingError as error:
+        return DatabaseCheck(needed, problem=f"how many it allows could not be asked: {error}")
+    short = f"the database allows {allowed}: lower general_settings.database_connection_pool_limit"
+    return DatabaseCheck(needed, allowed, short if needed.ours > allowed else None)
+
+
+def _print_json(
+    outcomes: dict[str, Outcome],
+    problem: str | None,
+    checked: DatabaseCheck | None,
+    *,
+    healthy: bool,
+) -> None:
     patches = {
         name: {"state": outcome.state.value, "reason": outcome.reason}
         for name, outcome in outcomes.items()
@@ -56,18 +112,33 @@ def _print_json(outcomes: dict[str, Outcome], problem: str | None, *, healthy: b
         "problem": problem,
         "versions": versions.report(),
         "patches": patches,
+        "database": checked and asdict(checked),
     }
     click.echo(json.dumps(document, indent=2))
 
 
-def _print_table(outcomes: dict[str, Outcome], problem: str | None, *, healthy: bool) -> None:
+def _print_table(
+    outcomes: dict[str, Outcome],
+    problem: str | None,
+    checked: DatabaseCheck | None,
+    *,
+    healthy: bool,
+) -> None:
     for name, version in versions.report().items():
         click.echo(f"{name:<20}{version or 'not installed'}")
     click.echo()
     for name, outcome in outcomes.items():
         state = click.style(f"{outcome.state.value:<14}", fg=COLOURS[outcome.state])
         click.echo(f"{name:<20}{state}{outcome.reason}")
+    if checked is not None:
+        _print_database(checked)
     if problem:
         click.secho(problem, fg="red")
     if not healthy:
         click.echo("\nNot everything that should apply can: see the lines above.")
+
+
+def _print_database(checked: DatabaseCheck) -> None:
+    room = checked.problem or f"the database allows {checked.allowed}"
+    click.echo(f"\ndatabase connections of a pod: up to {checked.connections.sum}")
+    click.secho(room, fg="yellow" if checked.problem else "green")

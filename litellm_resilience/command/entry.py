@@ -68,7 +68,7 @@ def _dispatch(
     if mode == "doctor":
         from litellm_resilience.command import doctor as doctor_module
 
-        context.exit(doctor_module.run(as_json=as_json))
+        context.exit(doctor_module.run(context.meta[ARGUMENTS], as_json=as_json))
     _run_litellm(context.meta[ARGUMENTS], context)
 
 

@@ -261,6 +261,11 @@ def planned_options() -> list[click.Option]:
     ]
 
 
+def config_option() -> click.Option:
+    """Return LiteLLM's option for its config file, to be read for what the file says of us."""
+    return click.Option(["--config", "-c"], help="LiteLLM's config file.")
+
+
 def one_jitter(ours: int | None, native: int | None) -> int | None:
     """Return the jitter from our option or its alias in LiteLLM 1.90.0 and later.
 

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from litellm_resilience.command import options
-from litellm_resilience.plan import boot, chart, outlook, picture, report, search, terminal
+from litellm_resilience.command import database, options
+from litellm_resilience.plan import (
+    boot,
+    chart,
+    connections,
+    outlook,
+    picture,
+    report,
+    search,
+    terminal,
+)
 from litellm_resilience.plan.scenario import FORKED_READY_SECONDS, Scenario
 
 if TYPE_CHECKING:
@@ -29,6 +38,7 @@ def command() -> click.Command:
             *options.serving_options(),
             *options.planning_options(),
             options.json_option(),
+            options.config_option(),
         ],
         callback=_run,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
@@ -65,6 +75,7 @@ def _run(
         pods=others["pods"],
     )
     seed = others["seed"]
+    found = database.configured(others["config"])
     plan = report.Plan(
         scenario,
         boot_source,
@@ -72,6 +83,9 @@ def _run(
         outlook.of_upstream(scenario, seed),
         outlook.of_resilient(scenario, seed),
         search.smallest_jitter(scenario, others["target"], seed),
+        None
+        if found is None
+        else connections.of(num_workers, scenario.max_restarting, found.pool_limit),
     )
     _show(plan, drawing, as_json=others["as_json"])
 

@@ -16,6 +16,7 @@ from litellm_resilience.plan.outlook import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from litellm_resilience.plan.connections import Connections
     from litellm_resilience.plan.outlook import Outlook
     from litellm_resilience.plan.scenario import Scenario
     from litellm_resilience.plan.search import Advice
@@ -39,6 +40,7 @@ class Plan:
         upstream: plain LiteLLM.
         ours: litellm-resilience.
         advice: a jitter for plain LiteLLM.
+        database_connections: of each pod, if a database is known.
     """
 
     scenario: Scenario
@@ -47,6 +49,7 @@ class Plan:
     upstream: Outlook
     ours: Outlook
     advice: Advice
+    database_connections: Connections | None = None
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -114,7 +117,14 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         row("requests beyond the limit", lambda one: _known(one.overshoot, wording.number)),
         row("CPU time per day, about", lambda one: wording.seconds(one.cpu_seconds)),
         row("workers at once in a pod", lambda one: str(one.most_workers)),
+        *_connections(plan.database_connections),
     ]
+
+
+def _connections(found: Connections | None) -> list[tuple[str, str, str]]:
+    if found is None:
+        return []
+    return [("database connections, up to", str(found.upstream), str(found.ours))]
 
 
 def _advice(plan: Plan) -> list[str]:
@@ -142,6 +152,11 @@ def _notes(plan: Plan) -> list[str]:
         notes.append(
             f"{chart.UPSTREAM} with one worker ends at its limit. The figures are for a service "
             "that\nis restarted at once, as by Kubernetes."
+        )
+    if plan.database_connections is not None:
+        notes.append(
+            f"Database connections of a pod: up to {plan.database_connections.sum}.\n"
+            f"Each worker more that drains adds {plan.database_connections.pool_limit}."
         )
     replaced = min(scenario.max_restarting, scenario.workers) / scenario.ready_seconds
     if scenario.workers / scenario.round_seconds >= replaced:

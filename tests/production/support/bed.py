@@ -1,13 +1,12 @@
 """What the test bed takes from elsewhere, in one place."""
 
-from redis_server import RedisServer
-
 from litellm_resilience.demo.lifetime import Repeating, Started
 from litellm_resilience.demo.load import KeepAliveClient, LoadReport, RequestRecord, run_load
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import RESILIENT, chat, default_config, free_port
 from litellm_resilience.status.channel import UnavailableError, ask
 from tests.support.proxy import ProxyProcess
+from tests.support.redis_server import RedisServer
 from tests.support.watch import Watcher, settled
 
 __all__ = [

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import pytest
+
+yaml = pytest.importorskip("yaml")
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"

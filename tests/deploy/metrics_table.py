@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import promql_parser
+import pytest
 from metrics_doc import Metric, documented
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+promql_parser = pytest.importorskip("promql_parser")
 
 TARGET = frozenset({"instance", "job"})
 """The labels that Prometheus gives to all it scrapes."""

@@ -6,10 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
-import yaml
-from deployment import KUBERNETES, container, dockerfile, option, pod, read_yaml, variables
+from deployment import KUBERNETES, container, dockerfile, option, pod, read_yaml, variables, yaml
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
 SELECTED = {"app.kubernetes.io/name": "litellm-resilient"}
 STOP_MARGIN = 10

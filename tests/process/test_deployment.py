@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from deployment import (
     KUBERNETES,
     PROJECT,
@@ -27,6 +26,7 @@ from deployment import (
     pod,
     read_yaml,
     variables,
+    yaml,
 )
 
 from litellm_resilience.demo.load import KeepAliveClient

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from litellm_resilience.demo.load import KeepAliveClient, LoadReport, run_load
+from litellm_resilience.demo.load import KeepAliveClient, LoadReport, RequestRecord, run_load
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import chat
 from tests.support import sabotage
@@ -20,9 +20,11 @@ StartProxy = Callable[..., ProxyProcess]
 MODELS = ("demo-openai", "demo-vllm")
 
 CLIENTS = 8
-SECONDS = 6.0
-UPSTREAM_DELAY = 0.3
+UPSTREAM_DELAY = 0.2
 FAULTS = 4
+REPLIES = 2 * CLIENTS
+"""How many come between two faults."""
+DEADLINE = 60.0
 ATTACHED = "SESSION REUSE: Attached"
 
 
@@ -31,49 +33,60 @@ def client_of(proxy: ProxyProcess) -> KeepAliveClient:
 
 
 def load_with_faults(proxy: ProxyProcess, model: str, fault: str | None) -> LoadReport:
-    """Run the storm, causing the fault about once a second from one more client."""
-
-    async def cause_faults() -> int:
-        if fault is None:
-            return 0
-        async with client_of(proxy) as saboteur:
-            for _ in range(FAULTS):
-                await asyncio.sleep(SECONDS / (FAULTS + 1))
-                reply = await saboteur.request(
-                    "POST", "/v1/chat/completions", chat(model, user=fault)
-                )
-                assert reply.status == 200, reply.body
-        return FAULTS
+    """Run the storm, causing the fault from one more client after every few replies."""
 
     async def storm() -> LoadReport:
-        load = run_load(
-            proxy.host,
-            proxy.port,
-            clients=CLIENTS,
-            seconds=SECONDS,
-            max_requests=5000,
-            body=chat(model),
-            headers=proxy.headers,
+        records: list[RequestRecord] = []
+        stop = asyncio.Event()
+        load = asyncio.create_task(
+            run_load(
+                proxy.host,
+                proxy.port,
+                clients=CLIENTS,
+                seconds=DEADLINE,
+                body=chat(model),
+                headers=proxy.headers,
+                on_result=records.append,
+                stop=stop,
+            )
         )
-        report, _ = await asyncio.gather(load, cause_faults())
-        return report
+
+        async def goes_on() -> None:
+            wanted = len(records) + REPLIES
+            while len(records) < wanted:
+                assert not load.done(), "the load ended before the faults did"
+                await asyncio.sleep(0.01)
+
+        async with client_of(proxy) as saboteur:
+            for _ in range(FAULTS):
+                await goes_on()
+                if fault is not None:
+                    body = chat(model, user=fault)
+                    reply = await saboteur.request("POST", "/v1/chat/completions", body)
+                    assert reply.status == 200, reply.body
+            await goes_on()
+        stop.set()
+        return await load
 
     return asyncio.run(storm())
 
 
-@pytest.fixture
-def needs_session(has_shared_session: bool) -> None:
+def test_a_session_is_reused_whatever_happens_to_clients_and_replaced_once_when_closed(
+    start_proxy: StartProxy, provider: ProviderThread, has_shared_session: bool
+) -> None:
+    """One proxy for both, because it takes long to start."""
     if not has_shared_session:
         pytest.skip("this LiteLLM has no shared session")
-
-
-@pytest.mark.usefixtures("needs_session")
-def test_every_request_reuses_one_session_whatever_happens_to_clients(
-    start_proxy: StartProxy, provider: ProviderThread
-) -> None:
-    """Dropped, evicted and forgotten clients: no failure, no connection more than clients."""
     provider.settings.delay = UPSTREAM_DELAY
     proxy = start_proxy()
+    assert proxy.workers() == [proxy.pid], "one worker without a limit needs no supervisor"
+    assert_every_request_reuses_it(proxy, provider)
+    assert_a_close_under_load_costs_no_request(proxy)
+    assert_clean_end(proxy)
+
+
+def assert_every_request_reuses_it(proxy: ProxyProcess, provider: ProviderThread) -> None:
+    """Dropped, evicted and forgotten clients: no failure, no connection more than clients."""
     for model in MODELS:
         for fault in (None, sabotage.CLEAR_CLIENT_CACHE, sabotage.EVICT_CLIENTS):
             opened = provider.stats().connections_opened
@@ -85,16 +98,10 @@ def test_every_request_reuses_one_session_whatever_happens_to_clients(
             assert proxy.log_text().count(ATTACHED) - attached == report.requests + faults
     assert "recreating" not in proxy.log_text()
     assert "No shared session" not in proxy.log_text()
-    assert_clean_end(proxy)
 
 
-@pytest.mark.usefixtures("needs_session")
-def test_a_session_closed_under_load_is_replaced_once_and_costs_no_request(
-    start_proxy: StartProxy, provider: ProviderThread
-) -> None:
-    provider.settings.delay = UPSTREAM_DELAY
-    proxy = start_proxy()
-    assert proxy.workers() == [proxy.pid], "one worker without a limit needs no supervisor"
+def assert_a_close_under_load_costs_no_request(proxy: ProxyProcess) -> None:
+    """Each close makes one new session, which all later requests share."""
     for model in MODELS:
         recreated = proxy.log_text().count("Recreated")
         report = load_with_faults(proxy, model, sabotage.CLOSE_SHARED_SESSION)
@@ -103,7 +110,6 @@ def test_a_session_closed_under_load_is_replaced_once_and_costs_no_request(
         assert log.count("Recreated") - recreated == FAULTS
     identities = re.findall(rf"{ATTACHED}.*\(ID: (\d+)\)", log)
     assert len(Counter(identities)) == 2 * FAULTS + 1
-    assert_clean_end(proxy)
 
 
 def test_clients_that_hang_up_leave_no_connection_held(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 import litellm_resilience
 
+TESTS = Path(__file__).parents[1]
+SHARED_NAMES = {"__init__.py", "conftest.py"}
 PACKAGE = Path(litellm_resilience.__file__).parent
 NAME = PACKAGE.name
 ORDER = ("command", "servers", "repairs", "status", "supervisor", "session", "plan", "demo")
@@ -140,3 +143,11 @@ def test_nothing_for_tests_is_in_the_package() -> None:
         needed |= new
         new = {path for file in new for path in ours(IMPORTED[file])} - needed
     assert {path for path in MODULES if folder_of(path) == "demo"} == needed
+
+
+def test_every_file_of_tests_has_a_name_of_its_own() -> None:
+    """They are in no package: pytest could not collect two of one name together."""
+    files = [path for path in TESTS.rglob("*.py") if path.name not in SHARED_NAMES]
+    counts = Counter(path.name for path in files)
+    assert len(files) > 50
+    assert [name for name, count in counts.items() if count > 1] == []

@@ -116,10 +116,12 @@ def _check_metrics() -> None:
 
 
 def _run_litellm(arguments: Sequence[str], context: click.Context) -> None:
+    from litellm_resilience.servers import inheritance
     from litellm_resilience.supervisor import exit_hooks
     from litellm_resilience.supervisor.environment import ImportReads
 
     exit_hooks.watch()
+    inheritance.watch()
     with ImportReads() as reads:
         try:
             from litellm_resilience.command.extended import extended_command

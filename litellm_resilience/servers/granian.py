@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.servers import application, notices
+from litellm_resilience.servers import application, inheritance, notices
 
 if TYPE_CHECKING:
     from litellm_resilience.repairs.base import Changes
@@ -20,6 +20,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
 
     def patched(*args: Any, **kwargs: Any) -> Any:
         supervision.imports_done()
+        inheritance.stop()
         notices.warn_of_unsupported("granian", jitter, supervision.given)
         os.environ[application.TARGET_VARIABLE] = kwargs["target"]
         return original(*args, **(kwargs | {"target": "litellm_resilience.asgi:app"}))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.repairs import metrics, registry
 from litellm_resilience.repairs.base import Outcome, PatchState, require
-from litellm_resilience.servers import application
+from litellm_resilience.servers import application, inheritance, notices
 from litellm_resilience.servers.notices import NO_LIMIT, warn, warn_of_ineffective
 from litellm_resilience.servers.warmup import warm_up
 from litellm_resilience.supervisor import helpers, scoreboard
@@ -29,6 +29,7 @@ from litellm_resilience.supervisor.scoreboard import Scoreboard
 from litellm_resilience.supervisor.title import name_process
 
 if TYPE_CHECKING:
+    import logging
     import socket
     from collections.abc import Callable, Collection
     from types import ModuleType
@@ -56,6 +57,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
     def run(self: Any) -> Any:
         supervision.imports_done()
         warm_up(application.create_app(), self.cfg.workers)
+        give_own(self.cfg, notices.log())
         share_memory()
         if jitter is not None and not self.cfg.max_requests:
             warn(NO_LIMIT)
@@ -169,6 +171,21 @@ def keep_scoreboard(cfg: Any) -> Scoreboard:
     for hook in (pre_fork, post_fork, child_exit):
         cfg.set(hook.__name__, _both(getattr(cfg, hook.__name__), hook))
     return board
+
+
+def give_own(cfg: Any, log: logging.Logger) -> None:
+    """Have each forked worker get its own of what the master has made once.
+
+    Args:
+        cfg: gunicorn's settings, whose hook is extended.
+        log: where what fails is reported.
+    """
+    inheritance.prepare(log)
+
+    def post_fork(_: Any, worker: Any) -> None:
+        inheritance.make_own(f"worker {worker.age}", log)
+
+    cfg.set("post_fork", _both(cfg.post_fork, post_fork))
 
 
 def end_helpers(cfg: Any, keep: Collection[str]) -> None:

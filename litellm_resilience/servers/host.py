@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
-from litellm_resilience.servers import application
+from litellm_resilience.servers import application, inheritance
 from litellm_resilience.servers.warmup import warm_up
 from litellm_resilience.supervisor import preload
 
@@ -46,16 +46,21 @@ class LiteLLMHost:
 
     def preload(self, workers: int) -> str | None:
         """Load and warm up the patched proxy; say why workers should not be forked, if so."""
+        inheritance.watch()
         app = application.create_app()
         reason = _reserve_for_forking() or self._obstacle()
         if reason is not None:
             return reason
         warm_up(app, workers)
         reason = self._obstacle()
-        return reason and f"after the warm-up {reason}"
+        if reason is not None:
+            return f"after the warm-up {reason}"
+        inheritance.prepare(self.log())
+        return None
 
     def own(self, slot: int) -> None:
         """Give a forked worker its own of what was made once."""
+        inheritance.make_own(f"the worker in slot {slot}", self.log())
 
     def for_template(self) -> LiteLLMHost:
         """Return a host for a template, whose environment is complete before it imports."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.repairs.registry import install
-from litellm_resilience.servers import notices
+from litellm_resilience.servers import inheritance, notices
 
 if TYPE_CHECKING:
     from litellm_resilience.repairs.base import Changes
@@ -20,6 +20,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
 
     def serve(*args: Any, **kwargs: Any) -> Any:
         supervision.imports_done()
+        inheritance.stop()
         install()
         notices.warn_of_unsupported("hypercorn", jitter, supervision.given)
         return original(*args, **kwargs)

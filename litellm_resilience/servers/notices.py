@@ -6,16 +6,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Collection
 
 NO_LIMIT = "--max_requests_jitter has no effect without --max_requests_before_restart."
 
 
+def log() -> logging.Logger:
+    """Return the log of LiteLLM's proxy."""
+    found: logging.Logger = importlib.import_module("litellm._logging").verbose_proxy_logger
+    return found
+
+
 def warn(message: str) -> None:
     """Log a warning the way LiteLLM's proxy logs, JSON included."""
-    importlib.import_module("litellm._logging").verbose_proxy_logger.warning(
-        "litellm-resilience: %s", message
-    )
+    log().warning("litellm-resilience: %s", message)
 
 
 def warn_of_ineffective(how: str, given: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from litellm_resilience.repairs.base import (
     require,
     require_async,
 )
+from litellm_resilience.servers import inheritance
 from litellm_resilience.status.services import Visibility, services
 from litellm_resilience.supervisor.child import expect_children
 from litellm_resilience.supervisor.jitter import JitteredLimit
@@ -196,6 +197,7 @@ class _Supervised:
             share_memory()
             launcher = Forking(self._host.own)
             return launcher, Scoreboard.for_workers(launcher.context, workers), None
+        inheritance.stop()
         spawning = Spawning()
         board = Scoreboard.for_workers(spawning.context, workers)
         if self._how.preload and sys.platform == "linux":

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.repairs.base import PatchState
-from litellm_resilience.servers import application, notices, supervised
+from litellm_resilience.servers import application, inheritance, notices, supervised
 from litellm_resilience.servers.host import LiteLLMHost
 from litellm_resilience.supervisor.jitter import JitteredLimit
 
@@ -34,6 +34,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
             if supervision.wanted(kwargs):
                 _supervise(changes, supervision)
             else:
+                inheritance.stop()
                 how = "--reload" if kwargs.get("reload") else "one worker that has no limit"
                 notices.warn_of_ineffective(how, supervision.given)
         return original(*args, **kwargs)

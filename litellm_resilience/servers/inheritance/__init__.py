@@ -33,6 +33,12 @@ def watch() -> None:
     _generators.watch()
 
 
+def stop() -> None:
+    """Stop watching, where nothing will be forked. Idempotent."""
+    _identities.stop()
+    _generators.stop()
+
+
 def prepare(log: logging.Logger) -> None:
     """Find what each worker will have to replace. Raises nothing.
 

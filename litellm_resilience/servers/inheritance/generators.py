@@ -39,11 +39,15 @@ class Generators:
         kind: Any = random.Random
         kind.seed = noting
 
-    def find(self, objects: Iterable[Any]) -> None:
-        """Remember those without a seed; the `random` module's own renews itself at a fork."""
+    def stop(self) -> None:
+        """Stop noting. Idempotent."""
         if self._seed is not None:
             kind: Any = random.Random
             kind.seed, self._seed = self._seed, None
+
+    def find(self, objects: Iterable[Any]) -> None:
+        """Remember those without a seed; the `random` module's own renews itself at a fork."""
+        self.stop()
         numpy = sys.modules.get("numpy.random")
         numpy_kind = () if numpy is None else numpy.BitGenerator
         own: Any = random

@@ -75,6 +75,11 @@ class Identities:
         self._originals.append((owner, name, original))
         setattr(owner, name, noting)
 
+    def stop(self) -> None:
+        """Stop noting. Idempotent."""
+        while self._originals:
+            setattr(*self._originals.pop())
+
     def find(self, objects: list[Any]) -> None:
         """Remember every place that holds an identity.
 
@@ -83,8 +88,7 @@ class Identities:
         Args:
             objects: all objects of this process that may hold one.
         """
-        while self._originals:
-            setattr(*self._originals.pop())
+        self.stop()
         draws = {text: draw for draw in self._draws for text in spellings(draw) if _long(draw)}
         if not draws:
             return

@@ -85,6 +85,7 @@ def page(url: str) -> str:
         return ""
 
 
+@pytest.mark.any_line
 def test_no_secret_is_told(start_proxy: Callable[..., ProxyProcess]) -> None:
     """The environment, the config and a start-up that fails on a reload: one proxy for all."""
     pytest.importorskip("prometheus_client")

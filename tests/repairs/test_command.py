@@ -371,12 +371,12 @@ def test_doctor_prints_the_table_and_json() -> None:
 
 def test_doctor_fails_when_something_that_should_apply_cannot(mocker: MockerFixture) -> None:
     import litellm_resilience
-    from litellm_resilience.command import doctor
+    from litellm_resilience.repairs import registry
     from litellm_resilience.repairs.base import Outcome, PatchState
 
     litellm_resilience.uninstall()
     broken = {"stream-release": Outcome(PatchState.INCOMPATIBLE, "no __aiter__")}
-    mocker.patch.object(doctor, "install", return_value=broken)
+    mocker.patch.object(registry, "install", return_value=broken)
     result = CliRunner().invoke(cli, ["--doctor"])
     assert result.exit_code == 1
     assert "no __aiter__" in result.output

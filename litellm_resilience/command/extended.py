@@ -93,6 +93,7 @@ def _supervision(ctx: click.Context, ours: dict[Any, Any], given: list[str]) -> 
         preload=not ours["no_preload"],
         reads=ctx.obj if isinstance(ctx.obj, ImportReads) else None,
         visibility=Visibility(ours["status_socket"], ours["resilience_metrics_port"]),
+        preload_modules=ours["preload_modules"] or (),
         keep_helpers=ours["keep_worker_helpers"] or frozenset(),
         given=tuple(name for name in given if name in options.SUPERVISION),
     )

@@ -9,6 +9,7 @@ import click
 from litellm_resilience.command.parameter_types import (
     Finite,
     Fraction,
+    Modules,
     Names,
     PictureFile,
     SecondsOrAuto,
@@ -31,6 +32,7 @@ SUPERVISION = (
     "worker_hang_timeout",
     "keep_worker_helpers",
     "no_preload",
+    "preload_modules",
     "status_socket",
     "resilience_metrics_port",
 )
@@ -110,6 +112,13 @@ def serving_options() -> list[click.Option]:
             None,
             "Let processes with these names, separated by commas, outlive the worker that has "
             "started them. All others end with it.",
+        ),
+        _option(
+            "preload_modules",
+            Modules(),
+            None,
+            "Import these Python modules, separated by commas, before workers are forked: those "
+            "that your callbacks import and that take long, such as numpy or boto3.",
         ),
         click.Option(
             both_spellings("no_preload"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
 import os
 import stat
@@ -60,6 +62,30 @@ class Names(click.ParamType[frozenset[str]]):
             if not name or "/" in name or not name.isprintable():
                 self.fail(f"{value!r}: {name!r} is not the name of a process.", param, ctx)
         return frozenset(names)
+
+
+class Modules(click.ParamType[tuple[str, ...]]):
+    """Names of Python modules, separated by commas."""
+
+    name = "modules"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Parse, and check that there are such packages, without importing them."""
+        names = tuple(name.strip() for name in str(value).split(","))
+        for name in names:
+            if not all(part.isidentifier() for part in name.split(".")):
+                self.fail(f"{name!r} is not the name of a module.", param, ctx)
+            if not _is_installed(name.partition(".")[0]):
+                self.fail(f"no module named {name!r} is installed.", param, ctx)
+        return names
+
+
+def _is_installed(module: str) -> bool:
+    with contextlib.suppress(ValueError):  # of a module that is only half there
+        return importlib.util.find_spec(module) is not None
+    return False
 
 
 class PictureFile(click.Path):

@@ -7,10 +7,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from litellm_resilience.servers import application, inheritance
-from litellm_resilience.servers.warmup import warm_up
+from litellm_resilience.servers.warmup import load_modules, warm_up
 from litellm_resilience.supervisor import preload
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from litellm_resilience.supervisor.environment import ImportReads
 
 REAPER_THREAD = "litellm-orphan-query-engine-reaper"
@@ -27,10 +29,12 @@ class LiteLLMHost:
 
     Args:
         reads: what modules have read of the environment, if that was watched.
+        modules: names of modules to load besides, for what is configured later.
     """
 
-    def __init__(self, reads: ImportReads | None = None) -> None:
+    def __init__(self, reads: ImportReads | None = None, modules: Collection[str] = ()) -> None:
         self._reads = reads
+        self._modules = tuple(modules)
 
     def log(self) -> logging.Logger:
         """Return a logger that writes as LiteLLM's proxy does, JSON included, from INFO on.
@@ -52,6 +56,8 @@ class LiteLLMHost:
         if reason is not None:
             return reason
         warm_up(app, workers)
+        for problem in load_modules(self._modules):
+            self.log().warning("%s", problem)
         reason = self._obstacle()
         if reason is not None:
             return f"after the warm-up {reason}"
@@ -64,7 +70,7 @@ class LiteLLMHost:
 
     def for_template(self) -> LiteLLMHost:
         """Return a host for a template, whose environment is complete before it imports."""
-        return LiteLLMHost()
+        return LiteLLMHost(modules=self._modules)
 
     def _obstacle(self) -> str | None:
         stale = [] if self._reads is None else self._reads.stale()

@@ -55,6 +55,7 @@ class Supervision:
         preload: fork workers from this process if that is safe.
         reads: what modules have read of the environment, if that was watched.
         visibility: where the supervisor can be asked.
+        preload_modules: names of modules to import before workers are forked.
         keep_helpers: names of processes that may outlive the worker that started them.
         given: the names of the options among these that somebody has set.
     """
@@ -64,6 +65,7 @@ class Supervision:
     preload: bool = True
     reads: ImportReads | None = None
     visibility: Visibility = field(default_factory=Visibility)
+    preload_modules: tuple[str, ...] = ()
     keep_helpers: frozenset[str] = field(default_factory=frozenset)
     given: tuple[str, ...] = ()
 

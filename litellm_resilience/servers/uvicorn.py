@@ -54,7 +54,9 @@ def _drop_single_worker_warning(changes: Changes) -> None:
 def _supervise(changes: Changes, supervision: Supervision) -> None:
     outcome = supervised.outcome()
     if outcome.state is PatchState.APPLIED:
-        supervised.intercept(changes, supervision, LiteLLMHost(supervision.reads))
+        supervised.intercept(
+            changes, supervision, LiteLLMHost(supervision.reads, supervision.preload_modules)
+        )
     else:
         notices.warn(
             f"Workers are not supervised, recycling them costs requests: {outcome.reason}."

@@ -138,7 +138,10 @@ def run_spawned(assignment: Assignment) -> None:
     default_signals()
     with lossy_output():
         assignment.config.configure_logging()
-        serve(assignment)
+        try:
+            serve(assignment)
+        finally:
+            helpers.end_own(assignment.keep_helpers)
 
 
 def serve_forked(assignment: Assignment, own: Callable[[int], None]) -> None:
@@ -148,9 +151,13 @@ def serve_forked(assignment: Assignment, own: Callable[[int], None]) -> None:
         assignment: what the worker needs to know.
         own: called with the worker's row before it serves.
     """
-    with exit_hooks.worker_hooks():
-        own(assignment.slot)
-        serve(assignment)
+    try:
+        with exit_hooks.worker_hooks():
+            own(assignment.slot)
+            serve(assignment)
+    finally:
+        # After the hooks: they may need the query engine, say.
+        helpers.end_own(assignment.keep_helpers)
 
 
 def serve(assignment: Assignment) -> None:
@@ -164,10 +171,7 @@ def serve(assignment: Assignment) -> None:
     # uvicorn puts this back after its drain, and raises what has come.
     signal.signal(signal.SIGTERM, lambda *_: _end(keep))
     server = WorkerServer(assignment)
-    try:
-        server.run(sockets=assignment.sockets)
-    finally:
-        helpers.end_own(keep)
+    server.run(sockets=assignment.sockets)
     if not server.started:
         sys.exit(STARTUP_FAILURE)
 

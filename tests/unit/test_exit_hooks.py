@@ -66,7 +66,7 @@ def test_hooks_of_imports_run_once_in_each_worker_and_the_parents_do_not(tmp_pat
     ended = run(
         tmp_path,
         """
-        workers = [FromHere().start(lambda: None) for _ in range(2)]
+        workers = [FromHere(print).start(lambda: None) for _ in range(2)]
         for worker in workers:
             worker.join()
         ran = open("ran").read().split()
@@ -95,7 +95,7 @@ def test_hooks_run_after_an_exit_with_a_status_and_after_the_threads_have_ended(
             threading.Thread(target=last).start()
             threading.Timer(0.01, end.set).start()
             sys.exit(3)
-        worker = FromHere().start(task)
+        worker = FromHere(print).start(task)
         worker.join()
         assert open("order").read().split() == ["thread", "hook"]
         assert worker.exitcode == 3, worker.exitcode
@@ -116,7 +116,7 @@ def test_a_hook_that_hangs_does_not_hold_the_worker_nor_change_its_status(
         def task():
             atexit.register(threading.Event().wait)
             sys.exit({status})
-        worker = FromHere().start(task)
+        worker = FromHere(print).start(task)
         worker.join()
         assert worker.exitcode == {status}, worker.exitcode
         print("as it should be")

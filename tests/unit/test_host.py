@@ -49,6 +49,7 @@ from litellm_resilience.supervisor import preload
 from litellm_resilience.supervisor.environment import ImportReads
 preload.THREAD_END_TIMEOUT = preload.THREAD_RETURN_TIMEOUT = 0.1
 application.install = lambda: None
+host.inheritance.prepare = host.LiteLLMHost.log = lambda _: None
 with ImportReads() as reads:
     import served
 {after}
@@ -176,3 +177,15 @@ def test_what_is_supervised(
     arguments: dict[str, int | None], recycling: Recycling, wanted: bool
 ) -> None:
     assert Supervision(recycling=recycling).wanted(arguments) is wanted
+
+
+def test_modules_that_the_operator_names_are_loaded_before_the_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot be imported is said, and stops neither the others nor the command."""
+    (tmp_path / "broken_callback_library.py").write_text("raise RuntimeError('no licence')")
+    (tmp_path / "callback_library.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    problems = warmup.load_modules(["broken_callback_library", "callback_library"])
+    assert problems == ["--preload_modules: broken_callback_library: RuntimeError: no licence"]
+    assert "callback_library" in sys.modules

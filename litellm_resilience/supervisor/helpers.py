@@ -120,7 +120,8 @@ class Helpers:
     def look(self, now: float, living: Mapping[int, str]) -> list[Left]:
         """Note what workers have started; end what is left of those that have ended.
 
-        Does not block. Does nothing if it was called a moment ago and no worker has ended since.
+        Does not block. Does nothing if it was called a moment ago and no worker has begun or ended
+        since.
 
         Args:
             now: monotonic seconds.
@@ -130,7 +131,9 @@ class Helpers:
             What was newly asked to end.
         """
         ended = {name for pid, name in self._living.items() if living.get(pid) != name}
-        if not ended and not self._deadlines and now < self._look_at:
+        # A worker that ends before it was ever looked at would leave helpers that are nobody's.
+        begun = living.keys() - self._living.keys()
+        if not ended and not begun and not self._deadlines and now < self._look_at:
             return []
         began = time.thread_time()
         table = Table()

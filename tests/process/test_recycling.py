@@ -235,7 +235,7 @@ def test_one_worker_streams_through_recycles_and_logs_json(start_proxy: StartPro
 def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy) -> None:
     """How spawned workers are recycled is tested in tests/servers, where they start faster."""
     proxy = start_proxy("--no-preload", *OPTIONS)
-    assert "Supervising 1 workers, spawned: --no-preload" in proxy.log_text()
+    assert "Supervising 1 workers, spawned: --no_preload" in proxy.log_text()
     report = load(proxy, 30, seen(proxy, LIMIT_REACHED, 1))
     assert report.failures == {}
     # A replacement is importing LiteLLM now.

@@ -50,9 +50,9 @@ def test_a_worker_that_is_told_to_end_takes_them_with_it(service: Service, kind:
     assert not alive(helpers[1])
 
 
-@pytest.mark.parametrize("spawn", [False, True])
-def test_a_recycled_worker_takes_them_with_it(service: Service, spawn: bool) -> None:
-    service.start(workers=1, spawn=spawn)
+@pytest.mark.parametrize("start", ["fork", "template", "spawn"])
+def test_a_recycled_worker_takes_them_with_it(service: Service, start: str) -> None:
+    service.start(workers=1, start=start)
     (first,) = service.living()
     helper = service.start_helper(first, "child")
     service.signal(signal.SIGHUP)
@@ -128,12 +128,12 @@ def test_workers_whose_supervisor_is_killed_take_them_with_them(
 
 
 @pytest.mark.parametrize("mode", ["slow", "block"])
-@pytest.mark.parametrize("spawn", [False, True])
+@pytest.mark.parametrize("start", ["fork", "template", "spawn"])
 def test_booting_workers_whose_supervisor_is_killed_take_them_with_them(
-    service: Service, mode: str, spawn: bool
+    service: Service, mode: str, start: str
 ) -> None:
     service.set_mode(f"{mode} session")
-    service.start(workers=1, ready=0, spawn=spawn)
+    service.start(workers=1, ready=0, start=start)
     service.wait(lambda: len(service.helpers()) == 1, "helper")
     service.process.kill()
     service.wait(lambda: not alive(service.helpers()[0]), "end of the helper")

@@ -7,17 +7,16 @@ with everything is written anew too.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import evidence, tables
+from benchmarks import picture, tables
 from benchmarks.commands import ROOT
-from benchmarks.long import RESULTS, STATE
-from benchmarks.results import Results
+from benchmarks.report import Outcome
+from benchmarks.results import DIRECTORY, LONG_RUN, Results
+from benchmarks.store import write_json
 
 if TYPE_CHECKING:
     import argparse
@@ -30,52 +29,38 @@ REGION = re.compile(
 )
 
 
-@dataclass
-class Written:
-    """What became of the README.
-
-    Attributes:
-        regions: names of the regions that were written.
-        problems: names of the regions there are no figures for.
-    """
-
-    regions: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def as_json(self) -> str:
-        """The names as JSON text."""
-        return json.dumps(vars(self))
-
-    def as_markdown(self) -> str:
-        """The names as text."""
-        lines = [f"written: {', '.join(self.regions)}"]
-        return "\n".join(lines + [f"no figures for {name}" for name in self.problems])
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--results", type=Path, default=DIRECTORY, metavar="DIR")
 
 
-def run(args: argparse.Namespace) -> Written:
+def run(args: argparse.Namespace) -> Outcome:
     """Rewrite the README, the page of all figures and the picture.
 
     Raises:
         OSError: there was no run.
     """
     results = Results.load_from(args.results / "results.json")
-    figures = tables.fragments(results, args.results / STATE)
-    evidence.write(results, args.results)
+    figures = tables.fragments(results, args.results / LONG_RUN)
+    write(results, args.results)
     text = README.read_text(encoding="utf-8")
     README.write_text(rewritten(text, figures), encoding="utf-8")
-    picture = args.results / PICTURE.name
-    if picture.exists():
-        shutil.copyfile(picture, PICTURE)
-    names = regions(text)
-    return Written(
-        [name for name in names if name in figures],
-        [name for name in names if name not in figures],
-    )
+    drawn = args.results / PICTURE.name
+    if drawn.exists():
+        shutil.copyfile(drawn, PICTURE)
+    written = [name for name in regions(text) if name in figures]
+    problems = [f"no figures for {name}" for name in regions(text) if name not in figures]
+    values = {"regions": written, "problems": problems}
+    return Outcome(values, [f"written: {', '.join(written)}"], problems)
+
+
+def write(results: Results, directory: Path) -> None:
+    """Write the results as JSON, as Markdown and as a picture, as far as there is one."""
+    write_json(directory / "results.json", results.as_dict())
+    text = tables.page(results, directory / LONG_RUN)
+    (directory / "results.md").write_text(text, encoding="utf-8")
+    if picture.possible():
+        picture.save(results, directory / PICTURE.name)
 
 
 def regions(text: str) -> list[str]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import textwrap
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import long
-from benchmarks.cell import TIMEOUT
-from benchmarks.commands import ENTRIES, STARTUP_SECONDS
-from benchmarks.matrix import PICTURED
-from benchmarks.report import SIDES
+from benchmarks.report import table
+from benchmarks.results import LongRun
+from benchmarks.setups import BARE, ENTRIES, PICTURED, SIDES, STARTUP_SECONDS, TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
-    from benchmarks.cell import Measurement, Seen
-    from benchmarks.matrix import Cell
-    from benchmarks.results import Results, Side
+    from benchmarks.results import Measurement, Results, Seen, Side
+    from benchmarks.setups import Cell
 
-ARROW = " → "
+    Pick = Callable[[Measurement], float | None]
+
+WIDTH = 100
 NOTHING = "-"
+NEVER_UP = f"not in {STARTUP_SECONDS:g} s"
+COMMANDS = {"plain": "plain `litellm`", "resilient": "`litellm-resilience`"}
 COSTS_SHOWN = (
     "attach",
     "contended: 50 requests at once",
@@ -31,15 +33,15 @@ COSTS_SHOWN = (
 WORDS = {1: "one worker", 2: "two workers", 4: "four workers"}
 
 
-def page(results: Results, state: Path | None = None) -> str:
+def page(results: Results, long_run: Path | None = None) -> str:
     """Everything, as a page.
 
     Args:
         results: of the whole run.
-        state: file of the long run, shown if it is there.
+        long_run: file of the long run, shown if it is there.
     """
     parts = ["# Benchmark results"]
-    for name, text in fragments(results, state).items():
+    for name, text in fragments(results, long_run).items():
         parts += [f"## {name.replace('-', ' ').capitalize()}", text]
     details = [_details(results, kind) for kind in ("json", "stream")]
     if any(details):
@@ -50,7 +52,7 @@ def page(results: Results, state: Path | None = None) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def fragments(results: Results, state: Path | None = None) -> dict[str, str]:
+def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
     """What the README shows, by the name of its region; only what was measured."""
     found = {
         "recycling": _recycling(results),
@@ -58,29 +60,40 @@ def fragments(results: Results, state: Path | None = None) -> dict[str, str]:
         "storm": _storm(results),
         "hang-ups": _hang_ups(results),
         "cost": _cost(results, COSTS_SHOWN),
-        "long-run": _long_run(state),
+        "long-run": _long_run(long_run),
         "machine": _machine(results),
     }
     return {name: text for name, text in found.items() if text}
 
 
 def _recycling(results: Results) -> str:
+    header = (
+        "LiteLLM, server, workers",
+        "failed requests",
+        "failed streams",
+        "seconds without a reply",
+        "replacement ready after",
+        "memory (PSS)",
+        "all workers serve after",
+    )
     rows = []
-    for cell in _direct(results):
-        plain, ours = (results.cells[cell][side] for side in SIDES)
+    for cell, (plain, ours) in _shown(results):
+        if cell.way != "direct":
+            continue
+        server = f"{cell.server} {results.versions[cell.line][cell.server]}"
+        workers = WORDS.get(cell.workers, f"{cell.workers} workers")
+        kind = "json" if plain.seen("json") or ours.seen("json") else "stream"
         rows.append(
             (
-                f"{cell.line}, {_server(results, cell)}, {_workers(cell)}",
-                _failed(plain, ours, "json"),
-                _failed(plain, ours, "stream"),
-                _silence(plain, ours),
-                _pair(plain, ours, _boot, _seconds, "never"),
-                _pair(plain, ours, lambda each: each.memory, "{:,.0f} MB".format),
-                _pair(plain, ours, lambda each: each.all_ready, _seconds, _never()),
+                f"{cell.line}, {server}, {workers}",
+                _pair(plain, ours, "json", _lost),
+                _pair(plain, ours, "stream", _lost),
+                _pair(plain, ours, kind, _silence),
+                _medians(plain, ours, _boot, _seconds, "never"),
+                _medians(plain, ours, lambda each: each.memory, "{:,.0f} MB".format),
+                _medians(plain, ours, lambda each: each.all_ready, _seconds, NEVER_UP),
             )
         )
-    if not rows:
-        return ""
     load = results.load
     about = (
         f"Limit {load.limit} (here with a jitter of {load.jitter}), {load.clients} keep-alive "
@@ -91,60 +104,36 @@ def _recycling(results: Results) -> str:
     )
     if load.plain_entry != ENTRIES[0]:
         about += " Plain `litellm` is started by its function here, not by its script."
-    header = (
-        "LiteLLM, server, workers",
-        "failed requests",
-        "failed streams",
-        "seconds without a reply",
-        "replacement ready after",
-        "memory (PSS)",
-        "all workers serve after",
-    )
-    return f"{_wrapped(about)}\n\n{_table(header, rows)}"
+    return f"{_wrapped(about)}\n\n{table(header, rows)}" if rows else ""
 
 
 def _fronts(results: Results) -> str:
+    gateways = "of these 502, 503, 504"
+    header = ("Clients", "failed requests", gateways, "failed streams", gateways)
+    shown = list(_shown(results))
+    compared = {_size(cell) for cell, _ in shown if cell.way != "direct"}
     rows = []
-    names = {"direct": "straight to the proxy"}
-    ways = [cell for cell in results.cells if cell.way != "direct"]
-    compared = {(cell.line, cell.server, cell.workers) for cell in ways}
-    for cell, sides in results.cells.items():
-        if (cell.line, cell.server, cell.workers) not in compared or PICTURED in cell.kinds:
-            continue
-        plain, ours = (sides[side] for side in SIDES)
-        rows.append(
-            (
-                f"{names.get(cell.way, cell.way)}, {cell.line}",
-                _failed(plain, ours, "json"),
-                _gateway(cell, plain, ours, "json"),
-                _failed(plain, ours, "stream"),
-                _gateway(cell, plain, ours, "stream"),
-            )
-        )
-    header = (
-        "Clients",
-        "failed requests",
-        "of these 502, 503, 504",
-        "failed streams",
-        "of these 502, 503, 504",
-    )
-    return _table(header, rows) if ways else ""
+    for cell, (plain, ours) in shown:
+        if _size(cell) in compared:
+            way = "straight to the proxy" if cell.way == "direct" else cell.way
+            columns = [f"{way}, {cell.line}"]
+            for kind in ("json", "stream"):
+                errors = _pair(plain, ours, kind, _gateway) if cell.front != "none" else NOTHING
+                columns += [_pair(plain, ours, kind, _lost), errors]
+            rows.append(columns)
+    return table(header, rows)
 
 
 def _storm(results: Results) -> str:
+    header = ("", "failed requests", "requests on the shared session", "upstream connections")
     rows = []
     for line, sides in results.session.get("storm", {}).items():
-        for side in SIDES:
+        for side, command in COMMANDS.items():
             one = sides[side]
+            failed = f"{one['failed']:,} of {one['requests']:,}"
             attached = "all" if one["attached"] >= one["requests"] else f"{one['attached']:,}"
-            cells = [
-                f"{one['failed']:,} of {one['requests']:,}",
-                attached,
-                f"{one['connections']:,}",
-            ]
-            rows.append((f"{_command(side)}, {line}", *cells))
-    header = ("", "failed requests", "requests on the shared session", "upstream connections")
-    return _table(header, rows) if rows else ""
+            rows.append((f"{command}, {line}", failed, attached, f"{one['connections']:,}"))
+    return table(header, rows)
 
 
 def _hang_ups(results: Results) -> str:
@@ -152,8 +141,7 @@ def _hang_ups(results: Results) -> str:
         (line, *(_hang_up(sides[side]) for side in SIDES))
         for line, sides in results.session.get("hang_ups", {}).items()
     ]
-    header = ("LiteLLM, provider `hosted_vllm`", *map(_command, SIDES))
-    return _table(header, rows) if rows else ""
+    return table(("LiteLLM, provider `hosted_vllm`", *COMMANDS.values()), rows)
 
 
 def _hang_up(found: dict[str, Any]) -> str:
@@ -166,87 +154,67 @@ def _hang_up(found: dict[str, Any]) -> str:
 
 def _cost(results: Results, names: Collection[str] = ()) -> str:
     """What the patches cost; only what is named, or everything."""
+    header = ("LiteLLM", "", "litellm", "litellm-resilience", "ratio", "95 % of that")
     rows = []
     for outcomes in results.cost.values():
         for line, outcome in outcomes.items():
             for one in outcome["results"]:
                 if names and one["name"] not in names:
                     continue
-                medians = [one["median"][side] for side in SIDES]
-                interval = one["paired_ratio_95"]
-                rows.append(
-                    (
-                        line,
-                        one["name"],
-                        *(_quantity(value, one["unit"]) for value in medians),
-                        NOTHING if one["paired_ratio"] is None else f"{one['paired_ratio']:.3f}",
-                        NOTHING if not interval else f"{interval[0]:.3f} to {interval[1]:.3f}",
-                    )
-                )
-    header = ("LiteLLM", "", "litellm", "litellm-resilience", "ratio", "95 % of that")
-    return _table(header, rows) if rows else ""
+                medians = (_quantity(one["median"][side], one["unit"]) for side in SIDES)
+                ratio, interval = one["paired_ratio"], one["paired_ratio_95"]
+                shown = NOTHING if ratio is None else f"{ratio:.3f}"
+                spread = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else NOTHING
+                rows.append((line, one["name"], *medians, shown, spread))
+    return table(header, rows)
 
 
-def _long_run(state: Path | None) -> str:
-    if state is None or not state.exists():
+def _long_run(path: Path | None) -> str:
+    if path is None or not path.exists():
         return ""
-    total = long.read(state)
-    conditions = total.conditions
+    total = LongRun.load_from(path)
     about = (
-        f"{total.sentence()} (LiteLLM {conditions['litellm']}, uvicorn {conditions['uvicorn']}, "
-        f"{conditions['workers']} workers, limit {conditions['limit']}, jitter "
-        f"{conditions['jitter']})."
+        "{sentence} (LiteLLM {litellm}, uvicorn {uvicorn}, {workers} workers, limit {limit}, "
+        "jitter {jitter})."
     )
-    return _wrapped(about)
+    return _wrapped(about.format(sentence=total.sentence(), **total.conditions))
 
 
 def _machine(results: Results) -> str:
     machine = results.machine
-    about = (
+    return _wrapped(
         f"Measured on {results.date} by `python -m benchmarks`: {machine.cores} cores "
         f"({machine.processor}), {machine.system}, Python {machine.python}."
     )
-    return _wrapped(about)
 
 
 def _details(results: Results, kind: str) -> str:
-    header = (
-        "LiteLLM, set-up",
-        "failed" if kind == "json" else "failed streams",
-        "seconds without a reply",
-        "per second",
-        "p50",
-        "p99",
-        "longest",
-        "recycles",
-        "first reply after",
-        "all serve after",
-        "PSS",
-        "PSS at the end",
+    def of_load(pick: Callable[[Seen], float | None]) -> Pick:
+        return lambda each: pick(each.loads[kind]) if kind in each.loads else None
+
+    megabytes = "{:,.0f} MB".format
+    columns: tuple[tuple[str, Pick, Callable[[float], str], str], ...] = (
+        ("seconds without a reply", of_load(lambda s: s.silent_seconds), "{:g}".format, NOTHING),
+        ("per second", of_load(lambda s: s.throughput), "{:.1f}".format, NOTHING),
+        ("p50", of_load(lambda s: s.p50), _seconds, NOTHING),
+        ("p99", of_load(lambda s: s.p99), _seconds, NOTHING),
+        ("longest", of_load(lambda s: s.longest), _seconds, NOTHING),
+        ("recycles", of_load(lambda s: len(s.recycles)), "{:g}".format, NOTHING),
+        ("first reply after", lambda each: each.ready, _seconds, NEVER_UP),
+        ("all serve after", lambda each: each.all_ready, _seconds, NEVER_UP),
+        ("PSS", lambda each: each.memory, megabytes, NOTHING),
+        ("PSS at the end", lambda each: each.memory_at_end, megabytes, NOTHING),
     )
-    rows = []
-    for cell, plain, ours in results.measured(kind):
-
-        def of_load(pick: Callable[[Seen], float | None]) -> Callable[[Measurement], float | None]:
-            return lambda each: pick(each.loads[kind]) if kind in each.loads else None
-
-        rows.append(
-            (
-                str(cell),
-                _failed(plain, ours, kind),
-                _pair(plain, ours, of_load(lambda seen: seen.silent_seconds), "{:g}".format),
-                _pair(plain, ours, of_load(lambda seen: seen.throughput), "{:.1f}".format),
-                _pair(plain, ours, of_load(lambda seen: seen.p50), _seconds),
-                _pair(plain, ours, of_load(lambda seen: seen.p99), _seconds),
-                _pair(plain, ours, of_load(lambda seen: seen.longest), _seconds),
-                _pair(plain, ours, of_load(lambda seen: len(seen.recycles)), "{:g}".format),
-                _pair(plain, ours, lambda each: each.ready, _seconds, _never()),
-                _pair(plain, ours, lambda each: each.all_ready, _seconds, _never()),
-                _pair(plain, ours, lambda each: each.memory, "{:,.0f} MB".format),
-                _pair(plain, ours, lambda each: each.memory_at_end, "{:,.0f} MB".format),
-            )
+    failed = "failed" if kind == "json" else "failed streams"
+    rows = [
+        (
+            str(cell),
+            _pair(plain, ours, kind, _lost),
+            *(_medians(plain, ours, pick, form, absent) for _, pick, form, absent in columns),
         )
-    return _table(header, rows) if rows else ""
+        for cell, plain, ours in results.measured(kind)
+    ]
+    return table(("LiteLLM, set-up", failed, *(name for name, *_ in columns)), rows)
 
 
 def _ends(results: Results) -> Iterator[str]:
@@ -262,47 +230,35 @@ def _ends(results: Results) -> Iterator[str]:
                         yield f"{cell}, {name}: {status} during the load {kind}"
 
 
-def _direct(results: Results) -> list[Cell]:
-    """The set-ups without anything between, but the one for the picture."""
-    return [c for c in results.cells if c.way == "direct" and PICTURED not in c.kinds]
+def _shown(results: Results) -> Iterator[tuple[Cell, tuple[Side, Side]]]:
+    """The bare set-ups with both sides, but the one for the picture."""
+    for cell, sides in results.cells.items():
+        if cell.stack == BARE and PICTURED not in cell.kinds:
+            yield cell, (sides["plain"], sides["resilient"])
 
 
-def _server(results: Results, cell: Cell) -> str:
-    return f"{cell.server} {results.versions[cell.line][cell.server]}"
+def _size(cell: Cell) -> tuple[str, str, int]:
+    return cell.line, cell.server, cell.workers
 
 
-def _workers(cell: Cell) -> str:
-    return WORDS.get(cell.workers, f"{cell.workers} workers")
-
-
-def _failed(plain: Side, ours: Side, kind: str) -> str:
-    return ARROW.join(_lost(side.seen(kind)) for side in (plain, ours))
+def _pair(plain: Side, ours: Side, kind: str, text: Callable[[Sequence[Seen]], str]) -> str:
+    """A text for the loads of a kind, on both sides."""
+    return " → ".join(
+        text(loads) if (loads := side.seen(kind)) else NOTHING for side in (plain, ours)
+    )
 
 
 def _lost(loads: Sequence[Seen]) -> str:
-    if not loads:
-        return NOTHING
-    failed = sum(seen.failed for seen in loads)
-    return f"{_bold(failed)} of {sum(seen.requests for seen in loads):,}"
+    failed = _bold(sum(seen.failed for seen in loads))
+    return f"{failed} of {sum(seen.requests for seen in loads):,}"
 
 
-def _gateway(cell: Cell, plain: Side, ours: Side, kind: str) -> str:
-    if cell.front == "none":
-        return NOTHING
-    counts = (
-        sum(sum(seen.gateway_errors.values()) for seen in side.seen(kind)) for side in (plain, ours)
-    )
-    return ARROW.join(map(_bold, counts))
+def _gateway(loads: Sequence[Seen]) -> str:
+    return _bold(sum(sum(seen.gateway_errors.values()) for seen in loads))
 
 
-def _silence(plain: Side, ours: Side) -> str:
-    """Of the JSON load, or else of the streams."""
-    kind = "json" if plain.seen("json") or ours.seen("json") else "stream"
-    return ARROW.join(_silent(side.seen(kind)) for side in (plain, ours))
-
-
-def _silent(loads: Sequence[Seen]) -> str:
-    return _bold(round(median(seen.silent_seconds for seen in loads))) if loads else NOTHING
+def _silence(loads: Sequence[Seen]) -> str:
+    return _bold(round(median(seen.silent_seconds for seen in loads)))
 
 
 def _bold(count: int) -> str:
@@ -314,22 +270,15 @@ def _boot(each: Measurement) -> float | None:
     return median(boots) if boots else None
 
 
-def _pair(
-    plain: Side,
-    ours: Side,
-    pick: Callable[[Measurement], float | None],
-    form: Callable[[float], str],
-    absent: str = NOTHING,
+def _medians(
+    plain: Side, ours: Side, pick: Pick, form: Callable[[float], str], absent: str = NOTHING
 ) -> str:
-    texts = []
-    for side in (plain, ours):
-        values = side.values(pick)
-        texts.append(form(median(values)) if values else absent if side.rounds else NOTHING)
-    return ARROW.join(texts)
-
-
-def _never() -> str:
-    return f"not in {STARTUP_SECONDS:g} s"
+    """The median of a figure on both sides; what is absent was looked for in vain."""
+    values = [(side.median(pick), side.rounds) for side in (plain, ours)]
+    return " → ".join(
+        form(value) if value is not None else absent if rounds else NOTHING
+        for value, rounds in values
+    )
 
 
 def _seconds(value: float) -> str:
@@ -342,20 +291,5 @@ def _quantity(value: float | None, unit: str) -> str:
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
-def _command(side: str) -> str:
-    return "plain `litellm`" if side == "plain" else "`litellm-resilience`"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(lines)
-
-
-def _wrapped(text: str, width: int = 100) -> str:
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return "\n".join(lines)
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import picture, readme, tables
-from benchmarks.cell import Load, Measurement, Seen
-from benchmarks.matrix import PICTURED, Cell
 from benchmarks.report import Machine
-from benchmarks.results import Results
+from benchmarks.results import Measurement, Results, Seen
+from benchmarks.setups import PICTURED, Cell, Load
+from benchmarks.store import write_json
 from litellm_resilience.demo.load import FailureKind, LoadReport, RequestRecord
 
 MACHINE = Machine(2, "processor", "Linux 6", 0.1, "3.11.7", {"litellm": "1.106.2"})
@@ -66,7 +66,7 @@ def test_without_a_reply_there_is_no_latency() -> None:
 def test_results_are_the_same_when_read_again(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     before = results()
-    path.write_text(before.as_json())
+    write_json(path, before.as_dict())
     assert Results.load_from(path) == before
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.environments import Requirements
-from benchmarks.matrix import LINES, MAIN_LINE, PICTURED, Cell, Selection
 from benchmarks.report import order
+from benchmarks.setups import LINES, MAIN_LINE, PICTURED, STACKS, Cell, Selection, Stack
 
 
 def test_the_default_measures_each_line_and_everything_once_on_one_of_them() -> None:
@@ -68,3 +68,24 @@ def test_what_a_line_needs_is_in_tox_ini() -> None:
 
 def test_a_line_that_is_not_tested_can_be_measured(tmp_path: Path) -> None:
     assert Requirements.of("1.99.0") == Requirements(("litellm[proxy]==1.99.0",))
+
+
+def test_a_stack_is_one_more_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured on the main line, and has what it needs from the caller's environment."""
+    stack = Stack({"DD_ENV": "test"}, ("DATABASE_URL",), wrapper=("ddtrace-run", "--info"))
+    monkeypatch.setitem(STACKS, "production", stack)
+    usual = Selection().cells()
+    added = [cell for cell in Selection(stacks=tuple(STACKS)).cells() if cell not in usual]
+    assert added == [Cell(MAIN_LINE, stack="production")]
+    assert added[0].key not in {cell.key for cell in usual}
+    assert Cell.from_json(added[0].as_json()) == added[0]
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    assert stack.missing == ["DATABASE_URL"]
+    monkeypatch.setenv("DATABASE_URL", "postgresql://here")
+    assert stack.variables() == {"DD_ENV": "test", "DATABASE_URL": "postgresql://here"}
+    command = stack.command(["/venv/bin/litellm"], "/venv/bin/python")
+    assert command == ["/venv/bin/ddtrace-run", "--info", "/venv/bin/litellm"]
+
+
+def test_a_bare_set_up_is_stored_without_its_stack() -> None:
+    assert "stack" not in Cell(MAIN_LINE).as_json()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Iterator
 
+    Timed = Callable[[str], Awaitable[tuple[float, set[Any]]]]
+
 GOAL = 1.2
 NEVER = "never"
 REQUEST = {"model": "m", "messages": []}
@@ -94,43 +96,37 @@ class _Bench:
         paths = {"plain": self._empty_routing(), "resilient": self._empty_routing()}
         self._patch(paths["resilient"])
         many = f"contended: {self.tasks} requests at once"
+        rows: tuple[tuple[Comparison, int, Timed], ...] = (
+            (
+                Comparison("attach", "ns", goal=GOAL),
+                self.rounds,
+                lambda side: self._calls(functions[side], self.calls),
+            ),
+            (
+                Comparison("attach inside an empty route_request", "ns", goal=GOAL),
+                self.rounds,
+                lambda side: _timed_awaited(paths[side].route_request, _requests(self.calls)),
+            ),
+            (
+                Comparison("attach, logging at INFO", "ns"),
+                self.rounds,
+                lambda side: self._logging_calls(functions[side]),
+            ),
+            (Comparison("whole route_request", "ns"), self.slow_rounds, self._route),
+            (Comparison(many, "ns"), self.rounds, self._contend),
+            (
+                Comparison(f"{many}, session dead", "ns", absent=NEVER),
+                self.slow_rounds,
+                self._contend_for_new,
+            ),
+        )
         try:
-            return [
-                await self._compare(
-                    Comparison("attach", "ns", goal=GOAL),
-                    self.rounds,
-                    lambda side: self._calls(functions[side], self.calls),
-                ),
-                await self._compare(
-                    Comparison("attach inside an empty route_request", "ns", goal=GOAL),
-                    self.rounds,
-                    lambda side: _timed_awaited(paths[side].route_request, _requests(self.calls)),
-                ),
-                await self._compare(
-                    Comparison("attach, logging at INFO", "ns"),
-                    self.rounds,
-                    lambda side: self._logging_calls(functions[side]),
-                ),
-                await self._compare(
-                    Comparison("whole route_request", "ns"), self.slow_rounds, self._route
-                ),
-                await self._compare(Comparison(many, "ns"), self.rounds, self._contend),
-                await self._compare(
-                    Comparison(f"{many}, session dead", "ns", absent=NEVER),
-                    self.slow_rounds,
-                    self._contend_for_new,
-                ),
-            ]
+            return [await self._compare(*row) for row in rows]
         finally:
             uninstall()
             await self._drop_session()
 
-    async def _compare(
-        self,
-        comparison: Comparison,
-        rounds: int,
-        timed: Callable[[str], Awaitable[tuple[float, set[Any]]]],
-    ) -> Comparison:
+    async def _compare(self, comparison: Comparison, rounds: int, timed: Timed) -> Comparison:
         """Have both sides timed in turns.
 
         Args:

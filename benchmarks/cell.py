@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import openai_load
 from benchmarks.commands import MODEL, checkout_environment
-from benchmarks.fronts import Front
+from benchmarks.fronts import front
 from benchmarks.results import Measurement, Seen
 from benchmarks.setups import STACKS, STARTUP_SECONDS, TIMEOUT
 from litellm_resilience.demo.load import LoadReport, run_load
@@ -31,7 +31,7 @@ from litellm_resilience.demo.proxy import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from benchmarks.setups import Cell, Load
 
@@ -118,7 +118,9 @@ def _send(kind: str, proxy: ProxyProcess, cell: Cell, load: Load, python: str | 
     logged = len(READY.findall(proxy.log_text()))
     load = load.of_kind(kind)
     stream = kind == "stream"
-    with _port(cell, proxy) as port, WorkerWatcher(proxy, interval=0.1) as watcher:
+    direct = contextlib.nullcontext(proxy.port)
+    between = direct if cell.front == "none" else front(cell.front, proxy.port)
+    with between as port, WorkerWatcher(proxy, interval=0.1) as watcher:
         began = time.monotonic()
         if cell.client == "openai":
             report = _openai(proxy, port, load, python, stream=stream)
@@ -133,16 +135,6 @@ def _send(kind: str, proxy: ProxyProcess, cell: Cell, load: Load, python: str | 
         serving=serving,
         exit_status=proxy.exit_status(),
     )
-
-
-@contextlib.contextmanager
-def _port(cell: Cell, proxy: ProxyProcess) -> Iterator[int]:
-    """The TCP port that clients connect to."""
-    if cell.front == "none":
-        yield proxy.port
-    else:
-        with Front(cell.front, proxy.port) as front:
-            yield front.port
 
 
 def _keep_alive(proxy: ProxyProcess, port: int, load: Load, *, stream: bool) -> LoadReport:

@@ -14,28 +14,17 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import environments, picture, readme, tables
+from benchmarks import environments, picture, readme
 from benchmarks.cell import measure
 from benchmarks.commands import ROOT, add_limit, add_number, checkout_environment, of_interpreter
 from benchmarks.fronts import executable
 from benchmarks.report import Machine, Outcome, order
 from benchmarks.results import DIRECTORY, LONG_RUN, Measurement, Results
-from benchmarks.setups import (
-    CLIENTS,
-    ENTRIES,
-    FRONTS,
-    KINDS,
-    LINES,
-    SERVERS,
-    STACKS,
-    WORKERS,
-    Load,
-    Selection,
-)
+from benchmarks.setups import ENTRIES, LINES, STACKS, Load, cells
 from benchmarks.store import ConditionsError, Store
 
 if TYPE_CHECKING:
@@ -64,12 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"(default: {' '.join(LINES)})"
     )
     add("--lines", nargs="+", default=LINES, metavar="VERSION", help=lines)
-    add("--servers", nargs="+", choices=SERVERS, default=SERVERS, help="default: both")
-    add("--workers", nargs="+", type=int, default=WORKERS, metavar="N", help="default: 1 2 4")
-    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of load (default: both)")
-    add("--clients_kind", nargs="+", choices=CLIENTS, default=CLIENTS, help="default: both")
-    fronts = "reverse proxies (default: all that are installed)"
-    add("--fronts", nargs="+", choices=FRONTS, help=fronts)
+    only = "set-ups whose words contain one of these texts, as --dry-run shows them (default: all)"
+    add("--only", nargs="+", default=(), metavar="TEXT", help=only)
     add(
         "--plain_entry",
         choices=ENTRIES,
@@ -78,12 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "busy machine uvicorn kills workers that import the script (default: script)",
     )
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    add(
-        "--full",
-        action="store_true",
-        help="the whole product of all these for each line (default: each line with 2 workers, "
-        "one line with everything, its clients and reverse proxies with 2 workers)",
-    )
     add_number(parser, "--rounds", 1, "of the matrix")
     add_number(parser, "--seconds", default.seconds, "length of each load")
     add_limit(parser, default.limit, default.jitter)
@@ -111,58 +90,48 @@ def run(args: argparse.Namespace) -> Outcome:
         SystemExit: with status 2, before anything is measured, if something needed is missing.
     """
     notes: list[str] = []
+    chosen = cells(args.lines, args.only)
+    if args.dry_run:
+        for cell in chosen:
+            _say(str(cell))
+        raise SystemExit(0)
     try:
-        selection = _selection(args, notes)
-        if args.dry_run:
-            for cell in selection.cells():
-                print(cell, file=sys.stderr)
-            raise SystemExit(0)
-        evidence = _prepared(args, selection, notes)
+        evidence = _prepared(args, chosen, notes)
     except (environments.UnusableError, ConditionsError) as error:
         hint = "; --fresh starts anew" if isinstance(error, ConditionsError) else ""
         print(f"{error}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
+    usable = _usable(cells(tuple(evidence.lines), args.only), notes)
     for note in notes:
-        print(note, file=sys.stderr)
+        _say(note)
     if "matrix" in args.parts:
-        lines = tuple(evidence.lines)
-        evidence.matrix(replace(selection, lines=lines).cells(), args.rounds)
+        evidence.matrix(usable, args.rounds)
     if "session" in args.parts:
         evidence.session()
     if "cost" in args.parts:
         evidence.cost()
     results = evidence.results
     readme.write(results, args.output)
-    page = tables.page(results, args.output / LONG_RUN)
+    page = readme.page(results, args.output / LONG_RUN)
     return Outcome(results.as_dict(), [page.rstrip()], results.problems)
 
 
-def _selection(args: argparse.Namespace, notes: list[str]) -> Selection:
-    fronts = args.fronts or FRONTS
-    missing = [front for front in fronts if front != "none" and executable(front) is None]
-    if missing and args.fronts:
-        raise environments.UnusableError(f"not installed: {', '.join(missing)}")
-    notes += [f"{front} is not installed: left out" for front in missing]
-    stacks = {name: stack.missing for name, stack in STACKS.items()}
-    notes += [
-        f"{name} needs {', '.join(needs)}: left out" for name, needs in stacks.items() if needs
-    ]
-    return Selection(
-        lines=args.lines,
-        servers=args.servers,
-        workers=args.workers,
-        kinds=args.kinds,
-        clients=args.clients_kind,
-        fronts=[front for front in fronts if front not in missing],
-        stacks=[name for name, needs in stacks.items() if not needs],
-        full=args.full,
-    )
+def _usable(chosen: Sequence[Cell], notes: list[str]) -> list[Cell]:
+    """The set-ups that can be measured here; the notes say what the others lack."""
+    lacks = {
+        cell: STACKS[cell.stack].missing
+        + [cell.front] * (cell.front != "none" and executable(cell.front) is None)
+        for cell in chosen
+    }
+    notes += [f"{cell}: left out without {', '.join(each)}" for cell, each in lacks.items() if each]
+    return [cell for cell, missing in lacks.items() if not missing]
 
 
-def _prepared(args: argparse.Namespace, selection: Selection, notes: list[str]) -> _Evidence:
+def _prepared(args: argparse.Namespace, chosen: Sequence[Cell], notes: list[str]) -> _Evidence:
     if not picture.possible():
         notes.append("no picture: matplotlib is not installed (extra `plot`)")
-    packages = [each for name in selection.stacks for each in STACKS[name].packages]
+    stacks = dict.fromkeys(cell.stack for cell in chosen)
+    packages = [package for name in stacks for package in STACKS[name].packages]
     prepared = [
         environments.prepare(line, args.cache, dict(args.python), packages) for line in args.lines
     ]

@@ -12,8 +12,8 @@ import contextlib
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from benchmarks.commands import add_commands, started
 from benchmarks.report import Machine, Outcome, table
@@ -23,7 +23,7 @@ from litellm_resilience.demo.proxy import POLL_INTERVAL, chat
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from litellm_resilience.demo.provider import ProviderProcess
     from litellm_resilience.demo.proxy import ProxyProcess
@@ -45,42 +45,13 @@ RELEASE_SECONDS = 3.0
 """So long connections may be given back after the last client has gone."""
 
 
-@dataclass(frozen=True)
-class Storm:
-    """Requests under load.
+def storm(command: Sequence[str]) -> dict[str, int]:
+    """Load a proxy whose provider is slow.
 
-    Attributes:
-        requests: sent.
-        failed: without a complete reply.
-        attached: that went over the shared session.
-        connections: opened to the provider.
+    Returns:
+        Requests sent; those that failed; those that went over the shared session; connections
+        opened to the provider.
     """
-
-    requests: int
-    failed: int
-    attached: int
-    connections: int
-
-
-@dataclass(frozen=True)
-class HangUps:
-    """Clients that hang up.
-
-    Attributes:
-        clients: that wanted a stream and meant to leave it.
-        failed: that got no stream in time.
-        held: connections to the provider whose streams are still read afterwards.
-        answered: whether the next request was answered in time.
-    """
-
-    clients: int
-    failed: int
-    held: int
-    answered: bool
-
-
-def storm(command: Sequence[str]) -> Storm:
-    """Load a proxy whose provider is slow."""
     with _serving(command, delay=DELAY) as (proxy, provider):
         before = provider.stats().connections_opened
         report = asyncio.run(
@@ -94,22 +65,29 @@ def storm(command: Sequence[str]) -> Storm:
                 headers=proxy.headers,
             )
         )
-        return Storm(
-            requests=report.requests,
-            failed=report.requests - report.successes,
-            attached=proxy.log_text().count(ATTACHED),
-            connections=provider.stats().connections_opened - before,
-        )
+        return {
+            "requests": report.requests,
+            "failed": report.requests - report.successes,
+            "attached": proxy.log_text().count(ATTACHED),
+            "connections": provider.stats().connections_opened - before,
+        }
 
 
-def hang_ups(command: Sequence[str]) -> HangUps:
-    """Have clients leave streams of a proxy, then ask it once more."""
+def hang_ups(command: Sequence[str]) -> dict[str, int]:
+    """Have clients leave streams of a proxy, then ask it once more.
+
+    Returns:
+        Clients that wanted a stream and meant to leave it; those that got none in time; connections
+        to the provider whose streams are still read afterwards; whether the next request was
+        answered in time.
+    """
     settings = {"chunks": STREAM_SECONDS * 10, "chunk_interval": 0.1}
     limit = {"AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(CONNECTIONS)}
     with _serving(command, limit, **settings) as (proxy, provider):
         failed = asyncio.run(_leave_streams(proxy))
         held = _held(provider)
-        return HangUps(HANG_UPS, failed, held, asyncio.run(_answered(proxy)))
+        answered = asyncio.run(_answered(proxy))
+        return {"clients": HANG_UPS, "failed": failed, "held": held, "answered": answered}
 
 
 @contextlib.contextmanager
@@ -163,10 +141,7 @@ def _held(provider: ProviderProcess) -> int:
     return held
 
 
-SCENARIOS: dict[str, Callable[[Sequence[str]], Storm | HangUps]] = {
-    "storm": storm,
-    "hang_ups": hang_ups,
-}
+SCENARIOS = {"storm": storm, "hang_ups": hang_ups}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,11 +154,11 @@ def run(args: argparse.Namespace) -> Outcome:
     """Measure one side after the other."""
     machine = Machine.here()
     commands = {"plain": args.plain_command, "resilient": args.resilient_command}
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in args.scenarios}
+    found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in args.scenarios}
     for name, sides in found.items():
         for side in SIDES:
             print(f"{name}, {side} ...", file=sys.stderr, flush=True)
-            sides[side] = asdict(SCENARIOS[name](shlex.split(commands[side])))
+            sides[side] = SCENARIOS[name](shlex.split(commands[side]))
     rows = [
         (name, side, ", ".join(f"{figure} {value}" for figure, value in figures.items()))
         for name, sides in found.items()

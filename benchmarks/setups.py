@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ class Stack:
 
 BARE = "bare"
 STACKS = {BARE: Stack()}
-"""By name. One more is measured on the main line, with 2 uvicorn workers."""
+"""By name; one more is measured where `SETUPS` has it."""
 
 
 @dataclass(frozen=True)
@@ -168,65 +167,25 @@ class Load:
         return replace(self, seconds=self.seconds * PICTURED_TIMES) if kind == PICTURED else self
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What is to be compared.
+SETUPS = (
+    *(Cell(MAIN_LINE, server, workers) for server in SERVERS for workers in WORKERS),
+    Cell(MAIN_LINE, front="nginx"),
+    Cell(MAIN_LINE, front="haproxy"),
+    Cell(MAIN_LINE, client="openai"),
+)
+"""What is measured on the main line; the other lines have one set-up each."""
 
-    Attributes:
-        lines: LiteLLM versions.
-        servers: some of `SERVERS`.
-        workers: numbers of workers.
-        kinds: some of `KINDS`.
-        clients: some of `CLIENTS`.
-        fronts: some of `FRONTS`.
-        stacks: some of `STACKS`.
-        full: all combinations; else each line with one set-up, and the main line also with one
-            thing changed: the server and its workers, the way requests come, or the stack.
+
+def cells(lines: Sequence[str] = LINES, only: Sequence[str] = ()) -> list[Cell]:
+    """The set-ups to be measured, in order, the pictured one first.
+
+    Args:
+        lines: LiteLLM versions; without `MAIN_LINE` among them the first stands for it.
+        only: texts, one of which the words for a set-up must contain.
     """
-
-    lines: Sequence[str] = LINES
-    servers: Sequence[str] = SERVERS
-    workers: Sequence[int] = WORKERS
-    kinds: Sequence[str] = KINDS
-    clients: Sequence[str] = CLIENTS
-    fronts: Sequence[str] = FRONTS
-    stacks: Sequence[str] = tuple(STACKS)
-    full: bool = False
-
-    def cells(self) -> list[Cell]:
-        """The set-ups to be measured, in order, the pictured one first."""
-        cells = [
-            Cell(line, server, workers, client, front, tuple(self.kinds), stack)
-            for line, stack, client, front, server, workers in product(
-                self.lines, self.stacks, self.clients, self.fronts, self.servers, self.workers
-            )
-            if client == CLIENTS[0] or front == FRONTS[0]
-        ]
-        if not self.full:
-            chosen = [cell for cell in cells if self._is_chosen(cell)]
-            cells = sorted(chosen, key=lambda cell: self._changes(cell)[1:])
-        direct = next((cell for cell in cells if self._is_base(cell)), None)
-        if "json" in self.kinds and direct is not None:
-            cells.insert(0, replace(direct, kinds=(PICTURED,)))
-        return list(dict.fromkeys(cells))
-
-    def _changes(self, cell: Cell) -> tuple[bool, ...]:
-        """Whether its line, stack, way and size are others than those of the usual set-up."""
-        line = _one_of(self.lines, MAIN_LINE)
-        size = (_one_of(self.servers, SERVERS[0]), _one_of(self.workers, 2))
-        return (
-            cell.line != line,
-            cell.stack != BARE,
-            cell.way != "direct",
-            (cell.server, cell.workers) != size,
-        )
-
-    def _is_chosen(self, cell: Cell) -> bool:
-        return sum(self._changes(cell)) <= 1
-
-    def _is_base(self, cell: Cell) -> bool:
-        return not any(self._changes(cell))
-
-
-def _one_of(values: Sequence[Any], usual: Any) -> Any:
-    return usual if usual in values else values[0]
+    main = MAIN_LINE if MAIN_LINE in lines else lines[0]
+    found = [Cell(main, kinds=(PICTURED,)), *map(Cell, lines)]
+    found += [replace(setup, line=main) for setup in SETUPS]
+    return [
+        cell for cell in dict.fromkeys(found) if not only or any(text in str(cell) for text in only)
+    ]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.setups import ENTRIES
+from benchmarks.setups import ENTRIES, ROOT
 from litellm_resilience.demo.provider import ProviderProcess
 from litellm_resilience.demo.proxy import PLAIN, ProxyProcess, default_config
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-ROOT = Path(__file__).parents[1]
-"""The checkout."""
 MODEL = "demo-openai"
 
 
@@ -100,7 +98,7 @@ def add_number(parser: argparse.ArgumentParser, name: str, default: float, about
 def add_limit(parser: argparse.ArgumentParser, limit: int = 300, jitter: int = 0) -> None:
     """Declare the options that say when each worker is recycled, with their defaults."""
     add_number(parser, "--limit", limit, "requests per worker")
-    text = f"and so many more at most, on our side (default: {jitter})"
+    text = f"and so many more at most (default: {jitter})"
     parser.add_argument("--jitter", type=int, default=jitter, help=text)
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import ROOT, checkout_environment, of_interpreter
+from benchmarks.commands import checkout_environment, of_interpreter
+from benchmarks.setups import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

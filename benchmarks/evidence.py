@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import environments, picture, readme
 from benchmarks.cell import measure
-from benchmarks.commands import ROOT, add_limit, add_number, checkout_environment, of_interpreter
+from benchmarks.commands import add_limit, add_number, checkout_environment, of_interpreter
 from benchmarks.fronts import executable
 from benchmarks.report import Machine, Outcome, order
 from benchmarks.results import DIRECTORY, LONG_RUN, Measurement, Results
-from benchmarks.setups import ENTRIES, LINES, STACKS, Load, cells
+from benchmarks.setups import ENTRIES, LINES, ROOT, STACKS, Load, cells
 from benchmarks.store import ConditionsError, Store
 
 if TYPE_CHECKING:

@@ -15,10 +15,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import picture
-from benchmarks.commands import ROOT
 from benchmarks.report import Outcome, table
 from benchmarks.results import DIRECTORY, LONG_RUN, LongRun, Results
-from benchmarks.setups import BARE, ENTRIES, PICTURED, SIDES, STARTUP_SECONDS, TIMEOUT
+from benchmarks.setups import BARE, ENTRIES, PICTURED, ROOT, SIDES, STARTUP_SECONDS, TIMEOUT
 from benchmarks.store import write_json
 
 if TYPE_CHECKING:

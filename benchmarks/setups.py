@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
 SIDES = ("plain", "resilient")
 """What is compared: plain LiteLLM, and the same with litellm-resilience."""
 LINES = ("1.79.3", "1.81.12", "1.84.0", "1.106.2", "1.109.1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,17 @@ def test_a_set_up_with_a_stack_has_a_name_of_its_own_and_is_read_again() -> None
 
 def test_a_bare_set_up_is_stored_without_its_stack() -> None:
     assert "stack" not in Cell(MAIN_LINE).as_json()
+
+
+def test_modules_do_not_import_in_a_circle() -> None:
+    folder = Path(__file__).parents[2] / "benchmarks"
+    imports: dict[str, set[str]] = {}
+    for path in folder.glob("*.py"):
+        found = imports.setdefault(path.stem, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "benchmarks":
+                found |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmarks."):
+                found.add(str(node.module).partition(".")[2])
+    assert imports["evidence"] > {"cell", "readme"}
+    assert len(list(TopologicalSorter(imports).static_order())) == len(imports)

@@ -91,12 +91,20 @@ class _Bench:
     async def measure(self) -> list[Comparison]:
         """Take all measurements and leave LiteLLM unpatched."""
         await self._new_session()
-        self._switch("resilient")
+        try:
+            self._switch("resilient")
+            return [await self._compare(*row) for row in self._rows()]
+        finally:
+            uninstall()
+            await self._drop_session()
+
+    def _rows(self) -> tuple[tuple[Comparison, int, Timed], ...]:
+        """What is compared, in how many rounds, and how; the first three are called patched."""
         functions = {"plain": self.native, "resilient": getattr(self.routing, NAME)}
         paths = {"plain": self._empty_routing(), "resilient": self._empty_routing()}
         self._patch(paths["resilient"])
         many = f"contended: {self.tasks} requests at once"
-        rows: tuple[tuple[Comparison, int, Timed], ...] = (
+        return (
             (
                 Comparison("attach", "ns", goal=GOAL),
                 self.rounds,
@@ -120,11 +128,6 @@ class _Bench:
                 self._contend_for_new,
             ),
         )
-        try:
-            return [await self._compare(*row) for row in rows]
-        finally:
-            uninstall()
-            await self._drop_session()
 
     async def _compare(self, comparison: Comparison, rounds: int, timed: Timed) -> Comparison:
         """Have both sides timed in turns.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from benchmarks import (
     attach,
@@ -22,19 +23,13 @@ from benchmarks import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = (attach, long, plan, readme, recycle, request, session, throughput)
+    from benchmarks.report import Outcome
 
-
-class Outcome(Protocol):
-    """What a benchmark has found."""
-
-    problems: Sequence[str]
-
-    def as_json(self) -> str:
-        """All of it as JSON text."""
-
-    def as_markdown(self) -> str:
-        """A Markdown section."""
+PARTS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (attach, long, plan, readme, recycle, request, session, throughput)
+}
+"""The subcommands: modules with a docstring, `add_arguments` and `run`."""
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -43,28 +38,21 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description=f"{evidence.__doc__}\nAbsolute figures of a busy machine mean little: both "
         "sides are\nmeasured in turns within one run, look at the ratios.\n",
         epilog="Parts of it, and more, are subcommands: "
-        f"{', '.join(map(_name, PARTS))}.\nSee python -m benchmarks SUBCOMMAND --help.",
+        f"{', '.join(PARTS)}.\nSee python -m benchmarks SUBCOMMAND --help.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parts = {_name(part): part for part in PARTS}
-    if argv and argv[0] in parts:
-        part = parts[argv[0]]
-        commands = parser.add_subparsers(dest="command", required=True)
-        chosen = commands.add_parser(
+    part, chosen = evidence, parser
+    if argv and argv[0] in PARTS:
+        part = PARTS[argv[0]]
+        chosen = parser.add_subparsers(dest="command", required=True).add_parser(
             argv[0],
             description=part.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    else:
-        part, chosen = evidence, parser
     part.add_arguments(chosen)
     chosen.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     chosen.set_defaults(run=part.run)
     return parser
-
-
-def _name(module: object) -> str:
-    return str(getattr(module, "__name__", "")).rpartition(".")[2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = _parser(argv).parse_args(argv)
     result: Outcome = args.run(args)
-    print(result.as_json() if args.json else result.as_markdown())
+    print(json.dumps(result.values, indent=2) if args.json else result.markdown)
     return 1 if result.problems else 0
 
 

@@ -20,11 +20,11 @@ import logging
 import os
 import sys
 import time
-from itertools import repeat
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import Comparison, Machine, Result, order, positive
+from benchmarks.commands import add_number
+from benchmarks.report import Comparison, Machine, Outcome, compared, order
 from litellm_resilience import install, uninstall
 from litellm_resilience.repairs import shared_session
 from litellm_resilience.repairs.base import Changes, Context, PatchState, first_name
@@ -35,45 +35,39 @@ from litellm_resilience.session.keeper import SessionKeeper
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+
+    Timed = Callable[[str], Awaitable[tuple[float, set[Any]]]]
 
 GOAL = 1.2
+NEVER = "never"
+REQUEST = {"model": "m", "messages": []}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add = parser.add_argument
-    add("--rounds", type=positive(int), default=300, help="rounds per side (default: 300)")
-    add(
-        "--calls", type=positive(int), default=1000, help="calls per round and side (default: 1000)"
-    )
-    add(
-        "--tasks",
-        type=positive(int),
-        default=50,
-        help="requests at once where they contend (default: 50)",
-    )
+    add_number(parser, "--rounds", 300, "rounds per side")
+    add_number(parser, "--calls", 1000, "calls per round and side")
+    add_number(parser, "--tasks", 50, "requests at once where they contend")
 
 
-def run(args: argparse.Namespace) -> Result:
+def run(args: argparse.Namespace) -> Outcome:
     """Measure; imports LiteLLM's proxy into this process."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     machine = Machine.here()
     print("importing LiteLLM...", file=sys.stderr)
     bench = _Bench(args.rounds, args.calls, args.tasks)
-    bench.check()
     with _quiet(bench.log):
         comparisons = asyncio.run(bench.measure())
     called = "with" if bench.awaited else "without"
-    return Result(
-        title="Attaching the shared session",
-        conditions=f"Medians of {args.rounds} alternating rounds of {args.calls} calls, "
-        f"{called} `await` as this LiteLLM's `route_request` does it (a tenth of the calls at "
-        f"INFO); `route_request` and dead sessions: {bench.slow_rounds} rounds; contended: per "
-        f"request of {args.tasks} tasks at once.",
-        machine=machine,
-        comparisons=comparisons,
-        problems=bench.problems,
+    conditions = (
+        f"Medians of {args.rounds} alternating rounds of {args.calls} calls, {called} `await` as "
+        "this LiteLLM's `route_request` does it (a tenth of the calls at INFO); `route_request` "
+        f"and dead sessions: {bench.slow_rounds} rounds; contended: per request of {args.tasks} "
+        "tasks at once."
+    )
+    return compared(
+        "Attaching the shared session", conditions, machine, comparisons, bench.problems
     )
 
 
@@ -89,9 +83,6 @@ class _Bench:
         self.problems: list[str] = []
         self.native = getattr(self.routing, ATTACH_FUNCTION, None)
         self.awaited = inspect.iscoroutinefunction(self.native)
-
-    def check(self) -> None:
-        """Make sure that there is something to be compared."""
         if self.native is None:
             raise SystemExit("this LiteLLM has no shared session: nothing to compare")
         if self.log.isEnabledFor(logging.INFO):
@@ -102,18 +93,116 @@ class _Bench:
         await self._new_session()
         try:
             self._switch("resilient")
-            functions = {"plain": self.native, "resilient": getattr(self.routing, ATTACH_FUNCTION)}
-            comparisons = [
-                await self._attach(functions, logging.WARNING, "attach"),
-                await self._attach(functions, logging.INFO, "attach, logging at INFO"),
-            ]
-            self.log.setLevel(logging.WARNING)
-            comparisons.insert(1, await self._path())
-            comparisons += [await self._route(), await self._contended()]
-            return [*comparisons, await self._contended_dead()]
+            return [await self._compare(*row) for row in self._rows()]
         finally:
             uninstall()
             await self._drop_session()
+
+    def _rows(self) -> tuple[tuple[Comparison, int, Timed], ...]:
+        """What is compared, in how many rounds, and how; the first three are called patched."""
+        functions = {"plain": self.native, "resilient": getattr(self.routing, ATTACH_FUNCTION)}
+        paths = {"plain": self._empty_routing(), "resilient": self._empty_routing()}
+        self._patch(paths["resilient"])
+        many = f"contended: {self.tasks} requests at once"
+        return (
+            (
+                Comparison("attach", "ns", goal=GOAL),
+                self.rounds,
+                lambda side: self._calls(functions[side], self.calls),
+            ),
+            (
+                Comparison("attach inside an empty route_request", "ns", goal=GOAL),
+                self.rounds,
+                lambda side: _timed_awaited(paths[side].route_request, _requests(self.calls)),
+            ),
+            (
+                Comparison("attach, logging at INFO", "ns"),
+                self.rounds,
+                lambda side: self._logging_calls(functions[side]),
+            ),
+            (Comparison("whole route_request", "ns"), self.slow_rounds, self._route),
+            (Comparison(many, "ns"), self.rounds, self._contend),
+            (
+                Comparison(f"{many}, session dead", "ns", absent=NEVER),
+                self.slow_rounds,
+                self._contend_for_new,
+            ),
+        )
+
+    async def _compare(self, comparison: Comparison, rounds: int, timed: Timed) -> Comparison:
+        """Have both sides timed in turns.
+
+        Args:
+            comparison: what is measured.
+            rounds: how many there are beside the first, which warms up.
+            timed: returns the nanoseconds per request of a side, and the sessions that were
+                attached.
+        """
+        for number in range(-1, rounds):
+            for side in order(number):
+                try:
+                    spent, sessions = await timed(side)
+                except Exception as error:
+                    self._problem(f"{comparison.name}: {type(error).__name__}: {error}")
+                    return Comparison(comparison.name, comparison.unit)
+                if sessions == {None} and side == "plain" and comparison.absent == NEVER:
+                    continue  # LiteLLM up to 1.82.4 goes on without, for ever
+                if None in sessions or sessions != {self.server.shared_aiohttp_session}:
+                    self._problem(f"{comparison.name}: the {side} side did not attach the session")
+                if number >= 0:
+                    comparison.rounds[side].append(spent)
+        return comparison
+
+    async def _calls(self, function: Any, count: int) -> tuple[float, set[Any]]:
+        if self.awaited:
+            return await _timed_awaited(function, _requests(count))
+        return _timed_called(function, _requests(count))
+
+    async def _logging_calls(self, function: Any) -> tuple[float, set[Any]]:
+        self.log.setLevel(logging.INFO)
+        try:
+            return await self._calls(function, max(1, self.calls // 10))
+        finally:
+            self.log.setLevel(logging.WARNING)
+
+    async def _route(self, side: str) -> tuple[float, set[Any]]:
+        """Route requests without sending them: the coroutine that would is closed unstarted."""
+        self._switch(side)
+        route = self.routing.route_request
+
+        async def routed(data: dict[str, Any]) -> None:
+            (await route(data, None, None, "acompletion")).close()
+
+        await routed({**REQUEST, "api_key": "none"})
+        requests = _requests(max(1, self.calls // 4), api_key="none")
+        return await _timed_awaited(routed, requests)
+
+    async def _contend(self, side: str) -> tuple[float, set[Any]]:
+        self._switch(side)
+        return await self._arrivals()
+
+    async def _contend_for_new(self, side: str) -> tuple[float, set[Any]]:
+        self._switch(side)
+        await self._drop_session()
+        await self._new_session()
+        # The keeper sees it open once, as it would in service.
+        await self._arrive({})
+        await self.server.shared_aiohttp_session.close()
+        return await self._arrivals()
+
+    async def _arrivals(self) -> tuple[float, set[Any]]:
+        """The time until all of many requests at once have arrived."""
+        requests = _requests(self.tasks)
+        with _no_collection():
+            started = time.perf_counter_ns()
+            await asyncio.gather(*(self._arrive(data) for data in requests))
+            spent = time.perf_counter_ns() - started
+        return _figures(spent, requests)
+
+    async def _arrive(self, data: dict[str, Any]) -> None:
+        attached = getattr(self.routing, ATTACH_FUNCTION)(data)
+        if attached is not None:
+            await attached
 
     def _switch(self, side: str) -> None:
         if side == "plain":
@@ -121,54 +210,8 @@ class _Bench:
         elif install()["shared-session"].state is not PatchState.APPLIED:
             raise SystemExit("the patch shared-session is not applied: see --doctor")
 
-    async def _attach(self, functions: dict[str, Any], level: int, name: str) -> Comparison:
-        comparison = Comparison(name, "ns", goal=GOAL if level > logging.INFO else None)
-        self.log.setLevel(level)
-        session = self.server.shared_aiohttp_session
-        calls = self.calls if level > logging.INFO else max(1, self.calls // 10)
-        for number in range(-1, self.rounds):  # the first round warms up
-            for side in order(number):
-                requests = _requests(calls)
-                with _no_collection():
-                    if self.awaited:
-                        spent = await _time_awaited(functions[side], requests)
-                    else:
-                        spent = _time_called(functions[side], requests)
-                if any(data.get(SESSION_KEY) is not session for data in requests):
-                    self._problem(f"{name}: the {side} side did not attach the session")
-                if number >= 0:
-                    comparison.add(side, spent)
-        return comparison
-
-    async def _path(self) -> Comparison:
-        """Both functions inside a `route_request` that does nothing else, patched like the real."""
-        comparison = Comparison("attach inside an empty route_request", "ns", goal=GOAL)
-        session = self.server.shared_aiohttp_session
-        plain, resilient = self._empty_routing(), self._empty_routing()
-        context = Context(
-            proxy_server=self.server,
-            route_llm_request=resilient,
-            transport=self.server,
-            http_handler=self.server,
-            keeper=SessionKeeper(ModuleSlot(self.server), self.log),
-            log=self.log,
-            changes=Changes(),
-        )
-        shared_session.apply(context)
-        shared_session.apply_await(context)
-        functions = {"plain": plain.route_request, "resilient": resilient.route_request}
-        for number in range(-1, self.rounds):
-            for side in order(number):
-                requests = _requests(self.calls)
-                with _no_collection():
-                    spent = await _time_awaited(functions[side], requests)
-                if any(data.get(SESSION_KEY) is not session for data in requests):
-                    self._problem(f"{comparison.name}: the {side} side attached nothing")
-                if number >= 0:
-                    comparison.add(side, spent)
-        return comparison
-
     def _empty_routing(self) -> Any:
+        """A module with a `route_request` that does nothing but attach."""
         module: Any = ModuleType("empty_routing")
         setattr(module, ATTACH_FUNCTION, self.native)
 
@@ -181,88 +224,19 @@ class _Bench:
         module.route_request = route_awaiting if self.awaited else route_calling
         return module
 
-    async def _route(self) -> Comparison:
-        comparison = Comparison("whole route_request", "ns")
-        session = self.server.shared_aiohttp_session
-        calls = max(1, self.calls // 4)
-        for number in range(-1, self.slow_rounds):
-            for side in order(number):
-                self._switch(side)
-                try:
-                    spent, attached = await self._time_route(calls)
-                except Exception as error:
-                    self._problem(f"route_request: {type(error).__name__}: {error}")
-                    return Comparison(comparison.name, comparison.unit)
-                if attached is not session:
-                    self._problem(f"route_request: the {side} side did not attach the session")
-                if number >= 0:
-                    comparison.add(side, spent)
-        return comparison
-
-    async def _time_route(self, calls: int) -> tuple[float, Any]:
-        """Route requests without sending them: the coroutine that would is closed unstarted."""
-        route = self.routing.route_request
-        request = {"model": "m", "messages": [], "api_key": "none"}
-        data: dict[str, Any] = {}
-        await self._routed(route, dict(request))
-        with _no_collection():
-            started = time.perf_counter_ns()
-            for _ in repeat(None, calls):
-                data = dict(request)
-                await self._routed(route, data)
-            spent = (time.perf_counter_ns() - started) / calls
-        return spent, data.get(SESSION_KEY)
-
-    async def _routed(self, route: Callable[..., Any], data: dict[str, Any]) -> None:
-        (await route(data, None, None, "acompletion")).close()
-
-    async def _contended(self) -> Comparison:
-        comparison = Comparison(f"contended: {self.tasks} requests at once", "ns")
-        session = self.server.shared_aiohttp_session
-        for number in range(-1, self.rounds):
-            for side in order(number):
-                self._switch(side)
-                spent, sessions = await self._time_arrivals()
-                if sessions != {session}:
-                    self._problem(f"{comparison.name}: the {side} side did not attach the session")
-                if number >= 0:
-                    comparison.add(side, spent)
-        return comparison
-
-    async def _contended_dead(self) -> Comparison:
-        comparison = Comparison(
-            f"contended: {self.tasks} requests at once, session dead", "ns", absent="never"
+    def _patch(self, routing: Any) -> None:
+        """Patch such a module like the real one."""
+        context = Context(
+            proxy_server=self.server,
+            route_llm_request=routing,
+            transport=self.server,
+            http_handler=self.server,
+            keeper=SessionKeeper(ModuleSlot(self.server), self.log),
+            log=self.log,
+            changes=Changes(),
         )
-        for number in range(-1, self.slow_rounds):
-            for side in order(number):
-                self._switch(side)
-                await self._drop_session()
-                await self._new_session()
-                # The keeper sees it open once, as it would in service.
-                await self._arrive({})
-                await self.server.shared_aiohttp_session.close()
-                spent, sessions = await self._time_arrivals()
-                if sessions == {None} and side == "plain":
-                    continue  # LiteLLM up to 1.82.4 goes on without, for ever
-                if len(sessions) != 1 or None in sessions:
-                    self._problem(f"dead session: the {side} side got {len(sessions)} sessions")
-                if number >= 0:
-                    comparison.add(side, spent)
-        return comparison
-
-    async def _time_arrivals(self) -> tuple[float, set[Any]]:
-        """Nanoseconds per request until all of them have arrived, and the sessions they got."""
-        requests = _requests(self.tasks)
-        with _no_collection():
-            started = time.perf_counter_ns()
-            await asyncio.gather(*(self._arrive(data) for data in requests))
-            spent = (time.perf_counter_ns() - started) / self.tasks
-        return spent, {data.get(SESSION_KEY) for data in requests}
-
-    async def _arrive(self, data: dict[str, Any]) -> None:
-        attached = getattr(self.routing, ATTACH_FUNCTION)(data)
-        if attached is not None:
-            await attached
+        shared_session.apply(context)
+        shared_session.apply_await(context)
 
     async def _new_session(self) -> None:
         initialise = getattr(self.server, first_name(self.server, *INITIALISERS))
@@ -279,22 +253,31 @@ class _Bench:
             self.problems.append(text)
 
 
-def _requests(count: int) -> list[dict[str, Any]]:
-    return [{"model": "m", "messages": []} for _ in range(count)]
+def _requests(count: int, **more: str) -> list[dict[str, Any]]:
+    return [{**REQUEST, **more} for _ in range(count)]
 
 
-async def _time_awaited(function: Any, requests: list[dict[str, Any]]) -> float:
-    started = time.perf_counter_ns()
-    for data in requests:
-        await function(data)
-    return (time.perf_counter_ns() - started) / len(requests)
+async def _timed_awaited(function: Any, requests: list[dict[str, Any]]) -> tuple[float, set[Any]]:
+    with _no_collection():
+        started = time.perf_counter_ns()
+        for data in requests:
+            await function(data)
+        spent = time.perf_counter_ns() - started
+    return _figures(spent, requests)
 
 
-def _time_called(function: Any, requests: list[dict[str, Any]]) -> float:
-    started = time.perf_counter_ns()
-    for data in requests:
-        function(data)
-    return (time.perf_counter_ns() - started) / len(requests)
+def _timed_called(function: Any, requests: list[dict[str, Any]]) -> tuple[float, set[Any]]:
+    with _no_collection():
+        started = time.perf_counter_ns()
+        for data in requests:
+            function(data)
+        spent = time.perf_counter_ns() - started
+    return _figures(spent, requests)
+
+
+def _figures(spent: int, requests: list[dict[str, Any]]) -> tuple[float, set[Any]]:
+    """Nanoseconds per request, and the sessions that were attached."""
+    return spent / len(requests), {data.get(SESSION_KEY) for data in requests}
 
 
 @contextlib.contextmanager

@@ -1,29 +1,27 @@
-"""The commands that benchmarks start as proxies."""
+"""What benchmarks start as proxies, and the options that say so."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.report import positive
-from tests.support.proxy import PLAIN
+from benchmarks.setups import ENTRIES, ROOT
+from litellm_resilience.demo.proxy import default_config
+from tests.support.provider import ProviderProcess
+from tests.support.proxy import PLAIN, ProxyProcess
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-ROOT = Path(__file__).parents[1]
-"""The checkout."""
-STARTUP_SECONDS = 180.0
 MODEL = "demo-openai"
 
 
-ENTRIES = ("script", "function")
-"""How plain LiteLLM is started: by its script, or by the function that the script calls."""
-
-
-def of_interpreter(python: str | Path, entry: str = "script") -> dict[str, list[str]]:
+def of_interpreter(python: str | Path, entry: str = ENTRIES[0]) -> dict[str, list[str]]:
     """The commands of LiteLLM and of this package, by side, in an interpreter's environment.
 
     A spawned worker imports the script that its parent runs, before it answers the parent's health
@@ -36,7 +34,7 @@ def of_interpreter(python: str | Path, entry: str = "script") -> dict[str, list[
     """
     script = [str(Path(python).with_name("litellm"))]
     return {
-        "plain": script if entry == "script" else [str(python), *PLAIN[1:]],
+        "plain": script if entry == ENTRIES[0] else [str(python), *PLAIN[1:]],
         "resilient": [str(python), "-m", "litellm_resilience"],
     }
 
@@ -47,31 +45,67 @@ def checkout_environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
-def add_recycling(parser: argparse.ArgumentParser, limit: int = 300, jitter: int = 0) -> None:
-    """Declare the options that say how many workers there are and when each is recycled.
+@contextlib.contextmanager
+def started(
+    command: Sequence[str],
+    options: Sequence[str],
+    *,
+    providers: Sequence[str] = ("openai",),
+    env: Mapping[str, str] | None = None,
+    **settings: float,
+) -> Iterator[tuple[ProxyProcess, ProviderProcess]]:
+    """A proxy, not yet waited for, and the provider behind it.
 
     Args:
-        parser: to declare them on.
-        limit: the default for requests per worker.
-        jitter: the default for how many more at most.
+        command: of the proxy.
+        options: of the command.
+        providers: LiteLLM's names of providers, see `default_config`.
+        env: further environment variables.
+        settings: of the provider.
     """
-    add = parser.add_argument
-    add("--workers", type=positive(int), default=2, help="default: 2")
-    add(
-        "--limit",
-        type=positive(int),
-        default=limit,
-        help=f"requests per worker (default: {limit})",
-    )
-    add("--jitter", type=int, default=jitter, help=f"and so many more at most (default: {jitter})")
+    with ProviderProcess(**settings) as provider:
+        config = default_config(provider.base_url, providers)
+        variables = {**checkout_environment(), **(env or {})}
+        with ProxyProcess(command, config, options, env=variables) as proxy:
+            yield proxy, provider
+
+
+def positive(kind: type[float]) -> Callable[[str], float]:
+    """Return a parser of positive numbers for argparse."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError(text)
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def add_number(parser: argparse.ArgumentParser, name: str, default: float, about: str = "") -> None:
+    """Declare an option for a positive number, a whole one if its default is.
+
+    Args:
+        parser: to declare it on.
+        name: of the option.
+        default: its default, which the help names.
+        about: what it is.
+    """
+    text = f"{about} (default: {default:g})" if about else f"default: {default:g}"
+    parser.add_argument(name, type=positive(type(default)), default=default, help=text)
+
+
+def add_limit(parser: argparse.ArgumentParser, limit: int = 300, jitter: int = 0) -> None:
+    """Declare the options that say when each worker is recycled, with their defaults."""
+    add_number(parser, "--limit", limit, "requests per worker")
+    text = f"and so many more at most (default: {jitter})"
+    parser.add_argument("--jitter", type=int, default=jitter, help=text)
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Declare the options that choose the command of each side."""
     plain, resilient = (" ".join(each) for each in of_interpreter(sys.executable).values())
     parser.add_argument("--plain_command", default=plain, help=f"default: {plain}")
-    parser.add_argument(
-        "--resilient_command",
-        default=resilient,
-        help=f"default: {resilient}; the same command on both sides shows the noise",
-    )
+    text = f"default: {resilient}; the same command on both sides shows the noise"
+    parser.add_argument("--resilient_command", default=resilient, help=text)

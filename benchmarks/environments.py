@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import ROOT, checkout_environment, of_interpreter
+from benchmarks.commands import checkout_environment, of_interpreter
+from benchmarks.setups import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 INSTALLED = "installed"
 """Stands for the line that this interpreter has."""
-COMPLETE = ".complete"
+INSTALLED_LIST = ".installed"
+"""File in an environment that is complete: what was asked for."""
 QUERY = (
     "import json; from litellm_resilience.status.versions import report; "
     "print(json.dumps(report()))"
@@ -83,13 +85,16 @@ def default_cache() -> Path:
     return Path(base) / "litellm-resilience" / "benchmarks"
 
 
-def prepare(line: str, cache: Path, given: Mapping[str, Path]) -> Environment:
+def prepare(
+    line: str, cache: Path, given: Mapping[str, Path], packages: Iterable[str] = ()
+) -> Environment:
     """Return an environment for a line; install it if it is not there yet.
 
     Args:
         line: LiteLLM version, or `INSTALLED`.
         cache: where environments are made.
         given: interpreters to be used as they are, by line.
+        packages: what to install beside what the line needs.
 
     Raises:
         UnusableError: it cannot be made, or has another LiteLLM.
@@ -100,7 +105,7 @@ def prepare(line: str, cache: Path, given: Mapping[str, Path]) -> Environment:
         python = given[line]
     else:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        python = _made(line, cache / f"litellm-{line}-py{version}")
+        python = _made(line, cache / f"litellm-{line}-py{version}", packages)
     versions = _versions(python)
     found = versions["litellm"]
     if found is None or line not in {INSTALLED, found}:
@@ -121,31 +126,26 @@ def warm(environment: Environment) -> None:
     )
 
 
-def _made(line: str, directory: Path) -> Path:
-    python = directory / "bin" / "python"
-    if (directory / COMPLETE).exists():
+def _made(line: str, directory: Path, packages: Iterable[str]) -> Path:
+    python, complete = directory / "bin" / "python", directory / INSTALLED_LIST
+    needs = Requirements.of(line)
+    wanted = [*needs.packages, *packages]
+    if complete.exists() and complete.read_text(encoding="utf-8").splitlines() == wanted:
         return python
     shutil.rmtree(directory, ignore_errors=True)
     print(f"installing LiteLLM {line} into {directory}", file=sys.stderr, flush=True)
-    wanted = Requirements.of(line)
     uv = shutil.which("uv")
     if uv is not None:
-        overrides = ["--override", str(wanted.overrides)] if wanted.overrides else []
+        install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "-p", str(python)]
+        install += ["--override", str(needs.overrides)] if needs.overrides else []
         _run([uv, "venv", "--quiet", "--python", sys.executable, str(directory)])
-        _run(
-            [
-                *(uv, "pip", "install", "--quiet", "--compile-bytecode"),
-                *("-p", str(python)),
-                *overrides,
-                *wanted.packages,
-            ],
-        )
-    elif wanted.overrides:
+    elif needs.overrides:
         raise UnusableError(f"LiteLLM {line} can only be installed with uv: install that first")
     else:
+        install = [str(python), "-m", "pip", "install", "--quiet"]
         _run([sys.executable, "-m", "venv", str(directory)])
-        _run([str(python), "-m", "pip", "install", "--quiet", *wanted.packages])
-    (directory / COMPLETE).touch()
+    _run([*install, *wanted])
+    complete.write_text("\n".join(wanted), encoding="utf-8")
     return python
 
 

@@ -14,29 +14,28 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import environments, picture, tables
-from benchmarks.cell import Load, Measurement, measure
-from benchmarks.commands import ENTRIES, ROOT, checkout_environment, of_interpreter
+from benchmarks import environments, picture, readme
+from benchmarks.cell import measure
+from benchmarks.commands import add_limit, add_number, checkout_environment, of_interpreter
 from benchmarks.fronts import executable
-from benchmarks.long import RESULTS, STATE
-from benchmarks.matrix import CLIENTS, FRONTS, KINDS, LINES, SERVERS, WORKERS, Selection
-from benchmarks.report import Machine, order, positive
-from benchmarks.results import Results
-from benchmarks.store import ConditionsError, Store, write_json
+from benchmarks.report import Machine, Outcome, order
+from benchmarks.results import DIRECTORY, LONG_RUN, Measurement, Results
+from benchmarks.setups import ENTRIES, LINES, ROOT, STACKS, Load, cells
+from benchmarks.store import ConditionsError, Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmarks.environments import Environment
-    from benchmarks.matrix import Cell
+    from benchmarks.setups import Cell
 
 PARTS = ("matrix", "session", "cost")
-STORM_LINES = ("1.81.12",)
-HANG_UP_LINES = ("1.79.3", "1.81.12", "1.106.2")
+SESSION_LINES = {"storm": ("1.81.12",), "hang_ups": ("1.79.3", "1.81.12", "1.106.2")}
+"""The lines that show what becomes of the shared session, by scenario."""
 COST_LINES = ("1.81.12", "1.109.1")
 COST = {
     "attach": ("--rounds", "100"),
@@ -49,31 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     default = Load()
     add = parser.add_argument
-    add(
-        "--lines",
-        nargs="+",
-        default=LINES,
-        metavar="VERSION",
-        help=f"LiteLLM versions, or `{environments.INSTALLED}` for the one that is installed "
-        f"(default: {' '.join(LINES)})",
+    lines = (
+        f"LiteLLM versions, or `{environments.INSTALLED}` for the one that is installed "
+        f"(default: {' '.join(LINES)})"
     )
-    add("--servers", nargs="+", choices=SERVERS, default=SERVERS, help="default: both")
-    add(
-        "--workers",
-        nargs="+",
-        type=positive(int),
-        default=WORKERS,
-        metavar="N",
-        help="default: 1 2 4",
-    )
-    add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of load (default: both)")
-    add("--clients_kind", nargs="+", choices=CLIENTS, default=CLIENTS, help="default: both")
-    add(
-        "--fronts",
-        nargs="+",
-        choices=FRONTS,
-        help="reverse proxies (default: all that are installed)",
-    )
+    add("--lines", nargs="+", default=LINES, metavar="VERSION", help=lines)
+    only = "set-ups whose words contain one of these texts, as --dry-run shows them (default: all)"
+    add("--only", nargs="+", default=(), metavar="TEXT", help=only)
     add(
         "--plain_entry",
         choices=ENTRIES,
@@ -82,54 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "busy machine uvicorn kills workers that import the script (default: script)",
     )
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
-    add(
-        "--full",
-        action="store_true",
-        help="the whole product of all these for each line (default: each line with 2 workers, "
-        "one line with everything, its clients and reverse proxies with 2 workers)",
-    )
-    add("--rounds", type=positive(int), default=1, help="of the matrix (default: 1)")
-    add(
-        "--seconds",
-        type=positive(float),
-        default=default.seconds,
-        help=f"length of each load (default: {default.seconds:g})",
-    )
-    add(
-        "--limit",
-        type=positive(int),
-        default=default.limit,
-        help=f"requests per worker (default: {default.limit})",
-    )
-    add(
-        "--jitter",
-        type=int,
-        default=default.jitter,
-        help=f"and so many more at most, on our side (default: {default.jitter})",
-    )
-    add(
-        "--output",
-        type=Path,
-        default=RESULTS,
-        metavar="DIR",
-        help="for results.json, results.md and benchmark.svg (default: benchmarks/results)",
-    )
+    add_number(parser, "--rounds", 1, "of the matrix")
+    add_number(parser, "--seconds", default.seconds, "length of each load")
+    add_limit(parser, default.limit, default.jitter)
+    output = "for results.json, results.md and benchmark.svg (default: benchmarks/results)"
+    add("--output", type=Path, default=DIRECTORY, metavar="DIR", help=output)
     add("--fresh", action="store_true", help="forget what an earlier run has measured there")
-    add(
-        "--cache",
-        type=Path,
-        default=environments.default_cache(),
-        metavar="DIR",
-        help="for LiteLLM's environments (default: %(default)s)",
-    )
-    add(
-        "--python",
-        action="append",
-        type=_given,
-        default=[],
-        metavar="VERSION=PATH",
-        help="an interpreter that has this LiteLLM already; may be repeated",
-    )
+    cache = "for LiteLLM's environments (default: %(default)s)"
+    add("--cache", type=Path, default=environments.default_cache(), metavar="DIR", help=cache)
+    python = "an interpreter that has this LiteLLM already; may be repeated"
+    add("--python", action="append", type=_given, default=[], metavar="VERSION=PATH", help=python)
     add("--dry-run", action="store_true", help="only say what would be measured")
 
 
@@ -140,101 +83,86 @@ def _given(text: str) -> tuple[str, Path]:
     return line, Path(path)
 
 
-def run(args: argparse.Namespace) -> Results:
+def run(args: argparse.Namespace) -> Outcome:
     """Measure what is not measured yet, and write the results.
 
     Raises:
         SystemExit: with status 2, before anything is measured, if something needed is missing.
     """
     notes: list[str] = []
+    chosen = cells(args.lines, args.only)
+    if args.dry_run:
+        for cell in chosen:
+            _say(str(cell))
+        raise SystemExit(0)
     try:
-        selection = _selection(args, notes)
-        if args.dry_run:
-            for cell in selection.cells():
-                print(cell, file=sys.stderr)
-            raise SystemExit(0)
-        if not picture.possible():
-            notes.append("no picture: matplotlib is not installed (extra `plot`)")
-        prepared = [
-            environments.prepare(line, args.cache, dict(args.python)) for line in args.lines
-        ]
-        lines = {environment.line: environment for environment in prepared}
-        machine = Machine.here()
-        load = Load(
-            seconds=args.seconds,
-            limit=args.limit,
-            jitter=args.jitter,
-            plain_entry=args.plain_entry,
-        )
-        store = Store(args.output / "parts", _conditions(machine, load, lines), fresh=args.fresh)
+        evidence = _prepared(args, chosen, notes)
     except (environments.UnusableError, ConditionsError) as error:
         hint = "; --fresh starts anew" if isinstance(error, ConditionsError) else ""
         print(f"{error}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
+    usable = _usable(cells(tuple(evidence.lines), args.only), notes)
     for note in notes:
-        print(note, file=sys.stderr)
-    machine = Machine(**store.once("machine", lambda: asdict(machine)))
-    results = Results(
-        date=store.once("date", lambda: time.strftime("%Y-%m-%d")),
-        machine=machine,
-        load=load,
-        versions={line: dict(environment.versions) for line, environment in lines.items()},
-        notes=notes,
-    )
-    evidence = _Evidence(store, lines, load, results)
+        _say(note)
     if "matrix" in args.parts:
-        evidence.matrix(replace(selection, lines=tuple(lines)).cells(), args.rounds)
+        evidence.matrix(usable, args.rounds)
     if "session" in args.parts:
         evidence.session()
     if "cost" in args.parts:
         evidence.cost()
-    write(results, args.output)
-    return results
+    results = evidence.results
+    readme.write(results, args.output)
+    page = readme.page(results, args.output / LONG_RUN)
+    return Outcome(results.as_dict(), [page.rstrip()], results.problems)
 
 
-def _selection(args: argparse.Namespace, notes: list[str]) -> Selection:
-    fronts = args.fronts or FRONTS
-    missing = [front for front in fronts if front != "none" and executable(front) is None]
-    if missing and args.fronts:
-        raise environments.UnusableError(f"not installed: {', '.join(missing)}")
-    notes += [f"{front} is not installed: left out" for front in missing]
-    return Selection(
-        lines=args.lines,
-        servers=args.servers,
-        workers=args.workers,
-        kinds=args.kinds,
-        clients=args.clients_kind,
-        fronts=[front for front in fronts if front not in missing],
-        full=args.full,
+def _usable(chosen: Sequence[Cell], notes: list[str]) -> list[Cell]:
+    """The set-ups that can be measured here; the notes say what the others lack."""
+    lacks = {
+        cell: STACKS[cell.stack].missing
+        + [cell.front] * (cell.front != "none" and executable(cell.front) is None)
+        for cell in chosen
+    }
+    notes += [f"{cell}: left out without {', '.join(each)}" for cell, each in lacks.items() if each]
+    return [cell for cell, missing in lacks.items() if not missing]
+
+
+def _prepared(args: argparse.Namespace, chosen: Sequence[Cell], notes: list[str]) -> _Evidence:
+    if not picture.possible():
+        notes.append("no picture: matplotlib is not installed (extra `plot`)")
+    stacks = dict.fromkeys(cell.stack for cell in chosen)
+    packages = [package for name in stacks for package in STACKS[name].packages]
+    prepared = [
+        environments.prepare(line, args.cache, dict(args.python), packages) for line in args.lines
+    ]
+    lines = {environment.line: environment for environment in prepared}
+    versions = {line: dict(environment.versions) for line, environment in lines.items()}
+    load = Load(
+        seconds=args.seconds, limit=args.limit, jitter=args.jitter, plain_entry=args.plain_entry
     )
-
-
-def _conditions(machine: Machine, load: Load, lines: Mapping[str, Environment]) -> dict[str, Any]:
-    return {
+    machine = Machine.here()
+    conditions = {
         **asdict(load),
         "processor": f"{machine.cores} x {machine.processor}",
         "litellm-resilience": machine.versions["litellm-resilience"],
-        **{f"LiteLLM {line}": dict(each.versions) for line, each in lines.items()},
+        **{f"LiteLLM {line}": each for line, each in versions.items()},
     }
-
-
-def write(results: Results, directory: Path) -> None:
-    """Write the results as JSON, as Markdown and as a picture, as far as there is one."""
-    write_json(directory / "results.json", results.as_dict())
-    text = tables.page(results, directory / STATE)
-    (directory / "results.md").write_text(text, encoding="utf-8")
-    if picture.possible():
-        picture.save(results, directory / "benchmark.svg")
+    store = Store(args.output / "parts", conditions, fresh=args.fresh)
+    results = Results(
+        date=store.once("date", lambda: time.strftime("%Y-%m-%d")),
+        machine=Machine(**store.once("machine", lambda: asdict(machine))),
+        load=load,
+        versions=versions,
+        notes=notes,
+    )
+    return _Evidence(store, lines, results)
 
 
 class _Evidence:
-    def __init__(
-        self, store: Store, lines: Mapping[str, Environment], load: Load, results: Results
-    ) -> None:
+    def __init__(self, store: Store, lines: Mapping[str, Environment], results: Results) -> None:
+        self.lines = lines
+        self.results = results
         self._store = store
-        self._lines = lines
-        self._load = load
-        self._results = results
         self._warm: set[str] = set()
 
     def matrix(self, cells: Sequence[Cell], rounds: int) -> None:
@@ -247,66 +175,55 @@ class _Evidence:
             for side in order(index + turn):
                 progress = f"{number + 1} of {total}: {cell}, {side}"
                 found[side] = self._measured(cell, side, turn, progress)
-            self._results.add(cell, found)
+            self.results.add(cell, found)
 
     def _measured(self, cell: Cell, side: str, turn: int, progress: str) -> Measurement:
-        environment = self._lines[cell.line]
+        environment, load = self.lines[cell.line], self.results.load
 
         def now() -> dict[str, Any]:
-            print(progress, file=sys.stderr, flush=True)
+            _say(progress)
             if cell.line not in self._warm:
                 environments.warm(environment)
                 self._warm.add(cell.line)
-            found = measure(
-                of_interpreter(environment.python, self._load.plain_entry)[side],
-                self._load.options(side),
-                cell,
-                self._load,
-                python=environment.python,
-            )
+            command = of_interpreter(environment.python, load.plain_entry)[side]
+            found = measure(command, load.options(side), cell, load, python=environment.python)
             for kind, seen in found.loads.items():
-                print(
-                    f"  {kind}: {seen.failed} of {seen.requests} failed, "
-                    f"{len(seen.recycles)} recycled",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            return found.as_json()
+                failed = f"{seen.failed} of {seen.requests} failed"
+                _say(f"  {kind}: {failed}, {len(seen.recycles)} recycled")
+            return asdict(found)
 
         try:
             return Measurement.from_json(self._store.once(f"{cell.key}-{side}-{turn}", now))
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             # Not stored: the next run tries again.
-            self._results.problems.append(f"{cell}, {side}: {error}")
+            self.results.problems.append(f"{cell}, {side}: {error}")
             return Measurement(problem=str(error))
 
     def session(self) -> None:
         """Measure what becomes of the shared session."""
-        for scenario, lines in (("storm", STORM_LINES), ("hang_ups", HANG_UP_LINES)):
-            for line in lines:
+        for scenario, lines in SESSION_LINES.items():
+            for line in filter(self.lines.__contains__, lines):
                 found = self._part(line, "session", ("--scenarios", scenario))
                 if found is not None:
-                    of_line = self._results.session.setdefault(scenario, {})
+                    of_line = self.results.session.setdefault(scenario, {})
                     of_line[line] = found["found"][scenario]
 
     def cost(self) -> None:
         """Measure what the patches cost per request."""
-        lines = [line for line in COST_LINES if line in self._lines] or list(self._lines)[:1]
+        lines = [line for line in COST_LINES if line in self.lines] or list(self.lines)[:1]
         for name, options in COST.items():
             for line in lines:
                 found = self._part(line, name, options)
                 if found is not None:
-                    self._results.cost.setdefault(name, {})[line] = found
+                    self.results.cost.setdefault(name, {})[line] = found
 
     def _part(self, line: str, name: str, options: Sequence[str]) -> dict[str, Any] | None:
-        """Run a subcommand in the line's interpreter; None without one, or if it fails."""
-        if line not in self._lines:
-            return None
+        """Run a subcommand in the line's interpreter; None if it fails."""
 
         def now() -> dict[str, Any]:
-            print(f"{name}, {line}", file=sys.stderr, flush=True)
+            _say(f"{name}, {line}")
             finished = subprocess.run(
-                [str(self._lines[line].python), "-m", "benchmarks", name, "--json", *options],
+                [str(self.lines[line].python), "-m", "benchmarks", name, "--json", *options],
                 stdout=subprocess.PIPE,
                 text=True,
                 check=False,
@@ -322,7 +239,11 @@ class _Evidence:
         try:
             found: dict[str, Any] = self._store.once(f"{line}-{name}-{arguments}", now)
         except ValueError:
-            self._results.problems.append(f"{name}, {line}: printed no result")
+            self.results.problems.append(f"{name}, {line}: printed no result")
             return None
-        self._results.problems += [f"{name}, {line}: {problem}" for problem in found["problems"]]
+        self.results.problems += [f"{name}, {line}: {problem}" for problem in found["problems"]]
         return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

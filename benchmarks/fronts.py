@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from litellm_resilience.demo.lifetime import Started
 from litellm_resilience.demo.proxy import POLL_INTERVAL, free_port
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from collections.abc import Iterator
 
 START_SECONDS = 10.0
 
@@ -81,71 +80,59 @@ def executable(name: str) -> str | None:
     return shutil.which(name) or shutil.which(name, path=usual)
 
 
-class Front(Started):
-    """A reverse proxy on 127.0.0.1 as a child process.
+@contextlib.contextmanager
+def front(name: str, upstream: int) -> Iterator[int]:
+    """Run a reverse proxy on 127.0.0.1 as a child process.
 
     Args:
         name: of the program, one of `PROGRAMS`.
         upstream: TCP port on 127.0.0.1 that requests are passed to.
 
-    Attributes:
-        port: TCP port on 127.0.0.1 that it listens on.
+    Returns:
+        The TCP port on 127.0.0.1 that it listens on.
+
+    Raises:
+        RuntimeError: it is not installed, or does not listen.
     """
-
-    def __init__(self, name: str, upstream: int) -> None:
-        self._name = name
-        self._upstream = upstream
-        self._process: subprocess.Popen[bytes] | None = None
-        self._directory = Path()
-        self.port = 0
-
-    def start(self) -> Self:
-        """Start it, and return once it listens.
-
-        Raises:
-            RuntimeError: it is not installed, or does not listen.
-        """
-        program = executable(self._name)
-        if program is None:
-            raise RuntimeError(f"{self._name} is not installed")
-        self.port = free_port()
-        self._directory = Path(tempfile.mkdtemp(prefix=f"benchmark-{self._name}-"))
-        template, arguments = PROGRAMS[self._name]
-        values = {"directory": self._directory, "upstream": self._upstream, "port": self.port}
-        path = self._directory / "front.conf"
-        path.write_text(template.format(**values))
-        with (self._directory / "output.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [program, *(each.format(**values) for each in arguments), str(path)],
+    program = executable(name)
+    if program is None:
+        raise RuntimeError(f"{name} is not installed")
+    template, arguments = PROGRAMS[name]
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix=f"benchmark-{name}-") as directory:
+        values = {"directory": directory, "upstream": upstream, "port": port}
+        config, output = Path(directory) / "front.conf", Path(directory) / "output.log"
+        config.write_text(template.format(**values))
+        with output.open("wb") as log:
+            process = subprocess.Popen(
+                [program, *(each.format(**values) for each in arguments), str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         try:
-            self._wait(self._process)
-        except BaseException:
-            self.stop()
-            raise
-        return self
+            if not _listens(process, port):
+                raise RuntimeError(f"{name} does not listen:\n{output.read_text(errors='replace')}")
+            yield port
+        finally:
+            _end(process)
 
-    def stop(self) -> None:
-        """End it."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
-                return
-            time.sleep(POLL_INTERVAL)
-        output = (self._directory / "output.log").read_text(errors="replace")
-        raise RuntimeError(f"{self._name} does not listen:\n{output}")
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait for it."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            return True
+        time.sleep(POLL_INTERVAL)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -15,12 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.demo.load import (
-    CONNECT_BACKOFF,
-    FailureKind,
-    LoadReport,
-    RequestRecord,
-)
+from litellm_resilience.demo.load import CONNECT_BACKOFF, FailureKind, LoadReport, RequestRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.matrix import PICTURED
+from benchmarks.setups import PICTURED
 from litellm_resilience.plan import picture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.cell import Seen
-    from benchmarks.results import Results
+    from benchmarks.results import Results, Seen
 
 NAMES = ("litellm", "litellm-resilience")
 

@@ -12,131 +12,101 @@ uvicorn's health check kills workers that take longer than 5 s for it. No plan f
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import MODEL, STARTUP_SECONDS, add_recycling
-from benchmarks.open_loop import Tally, send_at_rate
-from benchmarks.report import Machine, positive
-from litellm_resilience.demo.proxy import WorkerWatcher, chat, default_config
+from benchmarks.commands import MODEL, add_limit, add_number, of_interpreter, started
+from benchmarks.report import Machine, Outcome, table
+from benchmarks.setups import ENTRIES, STARTUP_SECONDS
+from litellm_resilience.demo.load import KeepAliveClient, RequestError
+from litellm_resilience.demo.proxy import WorkerWatcher, chat
 from litellm_resilience.plan.recording import Recording
-from litellm_resilience.plan.validation import Check, compare
-from tests.support.provider import ProviderProcess
-from tests.support.proxy import PLAIN, ProxyProcess
+from litellm_resilience.plan.validation import compare
 
 if TYPE_CHECKING:
     import argparse
+
+    from tests.support.proxy import ProxyProcess
 
 OURS = (sys.executable, "-c", "from litellm_resilience.command.entry import main; main()")
 UPSTREAM_SUPERVISOR = {"LITELLM_RESILIENCE_DISABLE": "worker-supervisor"}
 TOLERABLE = 0.05
 """Share of requests whose failure leaves the load what it was meant to be."""
+PATIENCE = 120.0
+"""Seconds a client waits for its reply: longer than any time without a worker."""
 HEADER = ("Figure", "measured", "planned", "95 % of such runs", "agrees")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_recycling(parser)
-    add = parser.add_argument
-    add("--rate", type=positive(float), default=10.0, help="requests per second (default: 10)")
-    add("--seconds", type=positive(float), default=480.0, help="length of the run (default: 480)")
-    add("--recording", type=Path, help="write what was seen into this file")
-    add("--command", help="default: plain litellm, or ours with a jitter")
+    add_number(parser, "--workers", 2)
+    add_limit(parser)
+    add_number(parser, "--rate", 10.0, "requests per second")
+    add_number(parser, "--seconds", 480.0, "length of the run")
+    parser.add_argument("--recording", type=Path, help="write what was seen into this file")
+    parser.add_argument("--command", help="default: plain litellm, or ours with a jitter")
 
 
-@dataclass
-class Comparison:
-    """The outcome.
-
-    Attributes:
-        recording: what was seen.
-        machine: on what.
-        checks: figures of the run, measured and planned.
-        problems: requests that failed in a way that changes the load.
-    """
-
-    recording: Recording
-    machine: Machine
-    checks: list[Check]
-    problems: list[str] = field(default_factory=list)
-
-    def as_json(self) -> str:
-        """The outcome as JSON text."""
-        return json.dumps(asdict(self), indent=2)
-
-    def as_markdown(self) -> str:
-        """The outcome as a Markdown section."""
-        rows = [HEADER, ("---",) * len(HEADER)]
-        for check in self.checks:
-            planned = check.planned
-            rows.append(
-                (
-                    check.name,
-                    f"{check.measured:.3g}",
-                    f"{planned.value:.3g}",
-                    f"{planned.low:.3g} to {planned.high:.3g}",
-                    "yes" if check.agrees else "no",
-                )
-            )
-        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        run = self.recording
-        load = f"limit {run.limit} + {run.jitter}, {run.rate:g} requests per second"
-        length = f"{run.seconds:.0f} s, {len(run.stopped)} recycles"
-        notes = [
-            f"{run.workers} workers, {load}, {length}; down for {run.boot_seconds:.1f} s each.",
-            f"Machine: {self.machine}.",
-            *(f"**Problem:** {problem}" for problem in self.problems),
-        ]
-        return "\n\n".join(["### Planned and measured", table, *notes])
-
-
-def run(args: argparse.Namespace) -> Comparison:
+def run(args: argparse.Namespace) -> Outcome:
     """Watch plain LiteLLM recycle its workers, and plan the same."""
     machine = Machine.here()
     options = ["--num_workers", str(args.workers)]
     options += ["--max_requests_before_restart", str(args.limit)]
-    if args.jitter:
-        options += ["--max_requests_jitter", str(args.jitter)]
-    command = shlex.split(args.command) if args.command else OURS if args.jitter else PLAIN
-    with ProviderProcess(delay=0.02) as provider:
-        config = default_config(provider.base_url, ["openai"])
-        with ProxyProcess(command, config, options, env=UPSTREAM_SUPERVISOR) as proxy:
-            proxy.wait_ready(STARTUP_SECONDS)
-            proxy.wait_workers(args.workers, STARTUP_SECONDS)
-            recording, tally = _record(proxy, machine, args)
+    options += ["--max_requests_jitter", str(args.jitter)] if args.jitter else []
+    plain = of_interpreter(sys.executable, ENTRIES[1])["plain"]
+    command = shlex.split(args.command) if args.command else OURS if args.jitter else plain
+    with started(command, options, env=UPSTREAM_SUPERVISOR, delay=0.02) as (proxy, _):
+        proxy.wait_ready(STARTUP_SECONDS)
+        proxy.wait_workers(args.workers, STARTUP_SECONDS)
+        print(f"{args.workers} workers serve, {args.seconds:g} s of load ...", file=sys.stderr)
+        recording, lost = _record(proxy, machine, args)
     if args.recording:
         recording.save(args.recording)
     if not recording.resumed:
         raise SystemExit("no worker was recycled: lower --limit, or raise --seconds")
-    lost = tally.failed / max(1, tally.sent)
+    checks = compare(recording)
+    rows = [
+        (
+            check.name,
+            f"{check.measured:.3g}",
+            f"{check.planned.value:.3g}",
+            f"{check.planned.low:.3g} to {check.planned.high:.3g}",
+            "yes" if check.agrees else "no",
+        )
+        for check in checks
+    ]
+    conditions = (
+        f"{args.workers} workers, limit {args.limit} + {args.jitter}, {args.rate:g} requests per "
+        f"second, {recording.seconds:.0f} s, {len(recording.stopped)} recycles; down for "
+        f"{recording.boot_seconds:.1f} s each."
+    )
     problems = [f"{lost:.0%} of the requests failed"] if lost > TOLERABLE else []
-    return Comparison(recording, machine, compare(recording), problems)
+    values = {
+        "recording": asdict(recording),
+        "machine": asdict(machine),
+        "checks": [asdict(check) for check in checks],
+        "problems": problems,
+    }
+    about = [conditions, f"Machine: {machine}."]
+    return Outcome(values, ["### Planned and measured", table(HEADER, rows), *about], problems)
 
 
 def _record(
     proxy: ProxyProcess, machine: Machine, args: argparse.Namespace
-) -> tuple[Recording, Tally]:
-    print(f"{args.workers} workers serve, {args.seconds:g} s of load ...", file=sys.stderr)
+) -> tuple[Recording, float]:
+    """What was seen of the workers under load, and the share of requests that failed."""
     with WorkerWatcher(proxy) as watcher:
         began = time.monotonic()
-        tally = asyncio.run(
-            send_at_rate(
-                proxy.host,
-                proxy.port,
-                rate=args.rate,
-                seconds=args.seconds,
-                body=chat(MODEL),
-                headers=proxy.headers,
-            )
-        )
+        lost = asyncio.run(_send_at_rate(proxy, args.rate, args.seconds))
         seconds = time.monotonic() - began
+    packages = ", ".join(f"{name} {machine.versions[name]}" for name in ("litellm", "uvicorn"))
+    today = time.strftime("%Y-%m-%d")
     recording = Recording(
-        origin=_origin(machine),
+        origin=f"python -m benchmarks plan, {today}, {machine.cores} cores, {packages}",
         workers=args.workers,
         limit=args.limit,
         jitter=args.jitter,
@@ -145,15 +115,51 @@ def _record(
         stopped=_since(began, watcher.left),
         resumed=_since(began, watcher.joined),
     )
-    return recording, tally
-
-
-def _origin(machine: Machine) -> str:
-    packages = ", ".join(f"{name} {machine.versions[name]}" for name in ("litellm", "uvicorn"))
-    return (
-        f"python -m benchmarks plan, {time.strftime('%Y-%m-%d')}, {machine.cores} cores, {packages}"
-    )
+    return recording, lost
 
 
 def _since(began: float, moments: dict[int, float]) -> tuple[float, ...]:
     return tuple(round(moment - began, 2) for moment in sorted(moments.values()) if moment > began)
+
+
+async def _send_at_rate(proxy: ProxyProcess, rate: float, seconds: float) -> float:
+    """Send requests at equal intervals, whether or not the earlier ones were answered.
+
+    Each has a connection of its own: new connections are what the workers of a shared socket share
+    evenly; a kept connection stays with its worker.
+
+    Args:
+        proxy: where to.
+        rate: requests per second.
+        seconds: how long to go on.
+
+    Returns:
+        The share of requests without a complete reply of status 2xx or 3xx.
+    """
+    headers = {**proxy.headers, "Connection": "close"}
+    sent = failed = 0
+
+    async def send() -> None:
+        nonlocal failed
+        client = KeepAliveClient(proxy.host, proxy.port, headers=headers, timeout=PATIENCE)
+        async with client:
+            try:
+                reply = await client.request("POST", "/v1/chat/completions", chat(MODEL))
+            except RequestError:
+                failed += 1
+            else:
+                failed += reply.failure is not None
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    tasks: set[asyncio.Task[None]] = set()
+    while (due := began + sent / rate) < began + seconds:
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        sent += 1
+        task = asyncio.create_task(send())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return failed / max(1, sent)

@@ -7,75 +7,79 @@ with everything is written anew too.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from dataclasses import dataclass, field
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import evidence, tables
-from benchmarks.commands import ROOT
-from benchmarks.long import RESULTS, STATE
-from benchmarks.results import Results
+from benchmarks import picture
+from benchmarks.report import Outcome, table
+from benchmarks.results import DIRECTORY, LONG_RUN, LongRun, Results
+from benchmarks.setups import BARE, ENTRIES, PICTURED, ROOT, SIDES, STARTUP_SECONDS, TIMEOUT
+from benchmarks.store import write_json
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from benchmarks.results import Measurement, Seen, Side
+    from benchmarks.setups import Cell
+
+    Pick = Callable[[Measurement], float | None]
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "benchmark.svg"
 REGION = re.compile(
     r"(?P<start><!-- benchmarks: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
 )
-
-
-@dataclass
-class Written:
-    """What became of the README.
-
-    Attributes:
-        regions: names of the regions that were written.
-        problems: names of the regions there are no figures for.
-    """
-
-    regions: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def as_json(self) -> str:
-        """The names as JSON text."""
-        return json.dumps(vars(self))
-
-    def as_markdown(self) -> str:
-        """The names as text."""
-        lines = [f"written: {', '.join(self.regions)}"]
-        return "\n".join(lines + [f"no figures for {name}" for name in self.problems])
+WIDTH = 100
+NOTHING = "-"
+NEVER_UP = f"not in {STARTUP_SECONDS:g} s"
+COMMANDS = {"plain": "plain `litellm`", "resilient": "`litellm-resilience`"}
+COSTS_SHOWN = (
+    "attach",
+    "contended: 50 requests at once",
+    "contended: 50 requests at once, session dead",
+    "requests per second",
+)
+"""What the README shows of the costs."""
+WORDS = {1: "one worker", 2: "two workers", 4: "four workers"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument("--results", type=Path, default=DIRECTORY, metavar="DIR")
 
 
-def run(args: argparse.Namespace) -> Written:
+def run(args: argparse.Namespace) -> Outcome:
     """Rewrite the README, the page of all figures and the picture.
 
     Raises:
         OSError: there was no run.
     """
     results = Results.load_from(args.results / "results.json")
-    figures = tables.fragments(results, args.results / STATE)
-    evidence.write(results, args.results)
+    figures = fragments(results, args.results / LONG_RUN)
+    write(results, args.results)
     text = README.read_text(encoding="utf-8")
     README.write_text(rewritten(text, figures), encoding="utf-8")
-    picture = args.results / PICTURE.name
-    if picture.exists():
-        shutil.copyfile(picture, PICTURE)
-    names = regions(text)
-    return Written(
-        [name for name in names if name in figures],
-        [name for name in names if name not in figures],
-    )
+    drawn = args.results / PICTURE.name
+    if drawn.exists():
+        shutil.copyfile(drawn, PICTURE)
+    written = [name for name in regions(text) if name in figures]
+    problems = [f"no figures for {name}" for name in regions(text) if name not in figures]
+    values = {"regions": written, "problems": problems}
+    return Outcome(values, [f"written: {', '.join(written)}"], problems)
+
+
+def write(results: Results, directory: Path) -> None:
+    """Write the results as JSON, as Markdown and as a picture, as far as there is one."""
+    write_json(directory / "results.json", results.as_dict())
+    text = page(results, directory / LONG_RUN)
+    (directory / "results.md").write_text(text, encoding="utf-8")
+    if picture.possible():
+        picture.save(results, directory / PICTURE.name)
 
 
 def regions(text: str) -> list[str]:
@@ -91,3 +95,265 @@ def rewritten(text: str, figures: Mapping[str, str]) -> str:
         return found[0] if figure is None else f"{found['start']}{figure}\n{found['end']}"
 
     return REGION.sub(replace, text)
+
+
+def page(results: Results, long_run: Path | None = None) -> str:
+    """Everything, as a page.
+
+    Args:
+        results: of the whole run.
+        long_run: file of the long run, shown if it is there.
+    """
+    parts = ["# Benchmark results"]
+    for name, text in fragments(results, long_run).items():
+        parts += [f"## {name.replace('-', ' ').capitalize()}", text]
+    details = [_details(results, kind) for kind in ("json", "stream")]
+    if any(details):
+        parts += ["## Details", "Each cell: plain `litellm` → `litellm-resilience`.", *details]
+    parts += ["## All costs", _cost(results)] if results.cost else []
+    parts += [f"**Note:** {note}." for note in [*results.notes, *_ends(results)]]
+    parts += [f"**Problem:** {problem}" for problem in results.problems]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
+    """What the README shows, by the name of its region; only what was measured."""
+    found = {
+        "recycling": _recycling(results),
+        "fronts": _fronts(results),
+        "storm": _storm(results),
+        "hang-ups": _hang_ups(results),
+        "cost": _cost(results, COSTS_SHOWN),
+        "long-run": _long_run(long_run),
+        "machine": _machine(results),
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _recycling(results: Results) -> str:
+    header = (
+        "LiteLLM, server, workers",
+        "failed requests",
+        "failed streams",
+        "seconds without a reply",
+        "replacement ready after",
+        "memory (PSS)",
+        "all workers serve after",
+    )
+    rows = []
+    for cell, (plain, ours) in _shown(results):
+        if cell.way != "direct":
+            continue
+        server = f"{cell.server} {results.versions[cell.line][cell.server]}"
+        workers = WORDS.get(cell.workers, f"{cell.workers} workers")
+        kind = "json" if plain.seen("json") or ours.seen("json") else "stream"
+        rows.append(
+            (
+                f"{cell.line}, {server}, {workers}",
+                _pair(plain, ours, "json", _lost),
+                _pair(plain, ours, "stream", _lost),
+                _pair(plain, ours, kind, _silence),
+                _medians(plain, ours, _boot, _seconds, "never"),
+                _medians(plain, ours, lambda each: each.memory, "{:,.0f} MB".format),
+                _medians(plain, ours, lambda each: each.all_ready, _seconds, NEVER_UP),
+            )
+        )
+    load = results.load
+    about = (
+        f"Limit {load.limit} (here with a jitter of {load.jitter}), {load.clients} keep-alive "
+        f"clients without retries for {load.seconds:g} s, then {load.stream_clients} with streams "
+        f"of {load.stream_seconds:g} s for as long. Each cell: plain `litellm` → "
+        "`litellm-resilience`. Who waits for a reply when the load ends is waited for, up to "
+        f"{TIMEOUT:g} s, which may be seconds without a reply. *Never* is not within the load."
+    )
+    if load.plain_entry != ENTRIES[0]:
+        about += " Plain `litellm` is started by its function here, not by its script."
+    return f"{_wrapped(about)}\n\n{table(header, rows)}" if rows else ""
+
+
+def _fronts(results: Results) -> str:
+    gateways = "of these 502, 503, 504"
+    header = ("Clients", "failed requests", gateways, "failed streams", gateways)
+    shown = list(_shown(results))
+    compared = {_size(cell) for cell, _ in shown if cell.way != "direct"}
+    rows = []
+    for cell, (plain, ours) in shown:
+        if _size(cell) in compared:
+            way = "straight to the proxy" if cell.way == "direct" else cell.way
+            columns = [f"{way}, {cell.line}"]
+            for kind in ("json", "stream"):
+                errors = _pair(plain, ours, kind, _gateway) if cell.front != "none" else NOTHING
+                columns += [_pair(plain, ours, kind, _lost), errors]
+            rows.append(columns)
+    return table(header, rows)
+
+
+def _storm(results: Results) -> str:
+    header = ("", "failed requests", "requests on the shared session", "upstream connections")
+    rows = []
+    for line, sides in results.session.get("storm", {}).items():
+        for side, command in COMMANDS.items():
+            one = sides[side]
+            failed = f"{one['failed']:,} of {one['requests']:,}"
+            attached = "all" if one["attached"] >= one["requests"] else f"{one['attached']:,}"
+            rows.append((f"{command}, {line}", failed, attached, f"{one['connections']:,}"))
+    return table(header, rows)
+
+
+def _hang_ups(results: Results) -> str:
+    rows = [
+        (line, *(_hang_up(sides[side]) for side in SIDES))
+        for line, sides in results.session.get("hang_ups", {}).items()
+    ]
+    return table(("LiteLLM, provider `hosted_vllm`", *COMMANDS.values()), rows)
+
+
+def _hang_up(found: dict[str, Any]) -> str:
+    lost = f"{found['failed']} of the {found['clients']} time out; " if found["failed"] else ""
+    answer = "answers" if found["answered"] else "times out"
+    plural = "" if found["held"] == 1 else "s"
+    held = f"{found['held']} connection{plural} held" if found["held"] else "**none held**"
+    return f"{lost}{answer}; {held}"
+
+
+def _cost(results: Results, names: Collection[str] = ()) -> str:
+    """What the patches cost; only what is named, or everything."""
+    header = ("LiteLLM", "", "litellm", "litellm-resilience", "ratio", "95 % of that")
+    rows = []
+    for outcomes in results.cost.values():
+        for line, outcome in outcomes.items():
+            for one in outcome["results"]:
+                if names and one["name"] not in names:
+                    continue
+                medians = (_quantity(one["median"][side], one["unit"]) for side in SIDES)
+                ratio, interval = one["paired_ratio"], one["paired_ratio_95"]
+                shown = NOTHING if ratio is None else f"{ratio:.3f}"
+                spread = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else NOTHING
+                rows.append((line, one["name"], *medians, shown, spread))
+    return table(header, rows)
+
+
+def _long_run(path: Path | None) -> str:
+    if path is None or not path.exists():
+        return ""
+    total = LongRun.load_from(path)
+    about = (
+        "{sentence} (LiteLLM {litellm}, uvicorn {uvicorn}, {workers} workers, limit {limit}, "
+        "jitter {jitter})."
+    )
+    return _wrapped(about.format(sentence=total.sentence(), **total.conditions))
+
+
+def _machine(results: Results) -> str:
+    machine = results.machine
+    return _wrapped(
+        f"Measured on {results.date} by `python -m benchmarks`: {machine.cores} cores "
+        f"({machine.processor}), {machine.system}, Python {machine.python}."
+    )
+
+
+def _details(results: Results, kind: str) -> str:
+    def of_load(pick: Callable[[Seen], float | None]) -> Pick:
+        return lambda each: pick(each.loads[kind]) if kind in each.loads else None
+
+    megabytes = "{:,.0f} MB".format
+    columns: tuple[tuple[str, Pick, Callable[[float], str], str], ...] = (
+        ("seconds without a reply", of_load(lambda s: s.silent_seconds), "{:g}".format, NOTHING),
+        ("per second", of_load(lambda s: s.throughput), "{:.1f}".format, NOTHING),
+        ("p50", of_load(lambda s: s.p50), _seconds, NOTHING),
+        ("p99", of_load(lambda s: s.p99), _seconds, NOTHING),
+        ("longest", of_load(lambda s: s.longest), _seconds, NOTHING),
+        ("recycles", of_load(lambda s: len(s.recycles)), "{:g}".format, NOTHING),
+        ("first reply after", lambda each: each.ready, _seconds, NEVER_UP),
+        ("all serve after", lambda each: each.all_ready, _seconds, NEVER_UP),
+        ("PSS", lambda each: each.memory, megabytes, NOTHING),
+        ("PSS at the end", lambda each: each.memory_at_end, megabytes, NOTHING),
+    )
+    failed = "failed" if kind == "json" else "failed streams"
+    rows = [
+        (
+            str(cell),
+            _pair(plain, ours, kind, _lost),
+            *(_medians(plain, ours, pick, form, absent) for _, pick, form, absent in columns),
+        )
+        for cell, plain, ours in results.measured(kind)
+    ]
+    return table(("LiteLLM, set-up", failed, *(name for name, *_ in columns)), rows)
+
+
+def _ends(results: Results) -> Iterator[str]:
+    """What became of proxies that did not serve to the end."""
+    for cell, sides in results.cells.items():
+        for name, side in sides.items():
+            for each in side.rounds:
+                if each.problem:
+                    yield f"{cell}, {name}: {each.problem.splitlines()[0]}"
+                for kind, seen in each.loads.items():
+                    if seen.exit_status is not None:
+                        status = f"ended with status {seen.exit_status}"
+                        yield f"{cell}, {name}: {status} during the load {kind}"
+
+
+def _shown(results: Results) -> Iterator[tuple[Cell, tuple[Side, Side]]]:
+    """The bare set-ups with both sides, but the one for the picture."""
+    for cell, sides in results.cells.items():
+        if cell.stack == BARE and PICTURED not in cell.kinds:
+            yield cell, (sides["plain"], sides["resilient"])
+
+
+def _size(cell: Cell) -> tuple[str, str, int]:
+    return cell.line, cell.server, cell.workers
+
+
+def _pair(plain: Side, ours: Side, kind: str, text: Callable[[Sequence[Seen]], str]) -> str:
+    """A text for the loads of a kind, on both sides."""
+    return " → ".join(
+        text(loads) if (loads := side.seen(kind)) else NOTHING for side in (plain, ours)
+    )
+
+
+def _lost(loads: Sequence[Seen]) -> str:
+    failed = _bold(sum(seen.failed for seen in loads))
+    return f"{failed} of {sum(seen.requests for seen in loads):,}"
+
+
+def _gateway(loads: Sequence[Seen]) -> str:
+    return _bold(sum(sum(seen.gateway_errors.values()) for seen in loads))
+
+
+def _silence(loads: Sequence[Seen]) -> str:
+    return _bold(round(median(seen.silent_seconds for seen in loads)))
+
+
+def _bold(count: int) -> str:
+    return f"{count:,}" if count else "**0**"
+
+
+def _boot(each: Measurement) -> float | None:
+    boots = [boot for seen in each.loads.values() for boot in seen.boots]
+    return median(boots) if boots else None
+
+
+def _medians(
+    plain: Side, ours: Side, pick: Pick, form: Callable[[float], str], absent: str = NOTHING
+) -> str:
+    """The median of a figure on both sides; what is absent was looked for in vain."""
+    values = [(side.median(pick), side.rounds) for side in (plain, ours)]
+    return " → ".join(
+        form(value) if value is not None else absent if rounds else NOTHING
+        for value, rounds in values
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return "never"
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -10,27 +10,29 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks.cell import Load, Measurement, measure
-from benchmarks.commands import add_commands, add_recycling
-from benchmarks.matrix import Cell
-from benchmarks.report import SIDES, Comparison, Machine, Result, positive
-from litellm_resilience.status.versions import installed
+from benchmarks.cell import measure
+from benchmarks.commands import add_commands, add_limit, add_number, positive
+from benchmarks.report import Comparison, Machine, Outcome, compared
+from benchmarks.setups import SERVERS, SIDES, Cell, Load
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from benchmarks.results import Measurement
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_recycling(parser)
+    add_number(parser, "--workers", 2)
+    add_limit(parser)
+    add_number(parser, "--clients", 4, "keep-alive connections")
+    add_number(parser, "--seconds", 40.0, "length of the load")
     add = parser.add_argument
-    add("--clients", type=positive(int), default=4, help="keep-alive connections (default: 4)")
-    add("--seconds", type=positive(float), default=40.0, help="length of the load (default: 40)")
     add("--requests", type=positive(int), help="end after so many requests at the latest")
     add("--delay", type=float, default=0.02, help="seconds the provider takes (default: 0.02)")
     add("--stream", action="store_true", help="ask for streams that take --stream_seconds")
-    add("--stream_seconds", type=positive(float), default=3.0, help="default: 3")
+    add_number(parser, "--stream_seconds", 3.0)
     add("--gunicorn", action="store_true", help="serve with gunicorn instead of uvicorn")
     add(
         "--baseline",
@@ -42,22 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_commands(parser)
 
 
-def run(args: argparse.Namespace) -> Result:
+def run(args: argparse.Namespace) -> Outcome:
     """Measure one side after the other."""
+    machine = Machine.here()
     cell = Cell(
-        line=installed("litellm") or "",
-        server="gunicorn" if args.gunicorn else "uvicorn",
+        line=machine.versions["litellm"] or "",
+        server=SERVERS[args.gunicorn],
         workers=args.workers,
         kinds=("stream",) if args.stream else ("json",),
-    )
-    kind = f"streams of {args.stream_seconds:g} s" if args.stream else "chat completions"
-    result = Result(
-        title="Recycling",
-        conditions=f"{cell.workers} {cell.server} workers, limit {args.limit} + {args.jitter}, "
-        f"{args.clients} keep-alive clients, {kind}, {args.seconds:g} s per side; left column: "
-        f"{args.baseline}.",
-        machine=Machine.here(),
-        comparisons=[],
     )
     load = Load(
         seconds=args.seconds,
@@ -69,29 +63,30 @@ def run(args: argparse.Namespace) -> Result:
         stream_seconds=args.stream_seconds,
         requests=args.requests,
     )
+    comparisons: dict[str, Comparison] = {}
+    problems: list[str] = []
     for side in SIDES if args.baseline != "none" else SIDES[1:]:
         ours = side == "resilient" or args.baseline == "unlimited"
         command = args.resilient_command if ours else args.plain_command
         limited = side == "resilient" or args.baseline == "litellm"
         options = load.options(side) if limited else []
         found = measure(shlex.split(command), options, cell, load, python=sys.executable)
-        _add(result, side, found)
-    return result
-
-
-def _add(result: Result, side: str, found: Measurement) -> None:
-    if found.problem:
-        result.problems.append(f"{side}: {found.problem}")
-    for seen in found.loads.values():
-        if seen.failures:
-            print(f"{side}: {seen.failures}", file=sys.stderr, flush=True)
-    by_name = {comparison.name: comparison for comparison in result.comparisons}
-    for name, unit, value in _figures(found):
-        if name not in by_name:
-            by_name[name] = Comparison(name, unit)
-            result.comparisons.append(by_name[name])
-        if value is not None:
-            by_name[name].add(side, value)
+        if found.problem:
+            problems.append(f"{side}: {found.problem}")
+        for seen in found.loads.values():
+            if seen.failures:
+                print(f"{side}: {seen.failures}", file=sys.stderr, flush=True)
+        for name, unit, value in _figures(found):
+            comparison = comparisons.setdefault(name, Comparison(name, unit))
+            if value is not None:
+                comparison.rounds[side].append(value)
+    kind = f"streams of {args.stream_seconds:g} s" if args.stream else "chat completions"
+    conditions = (
+        f"{cell.workers} {cell.server} workers, limit {args.limit} + {args.jitter}, "
+        f"{args.clients} keep-alive clients, {kind}, {args.seconds:g} s per side; left column: "
+        f"{args.baseline}."
+    )
+    return compared("Recycling", conditions, machine, [*comparisons.values()], problems)
 
 
 def _figures(found: Measurement) -> Iterator[tuple[str, str, float | None]]:

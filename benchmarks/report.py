@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import random
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.setups import SIDES
 from litellm_resilience.status.versions import report as installed_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 RESAMPLES = 1000
-SIDES = ("plain", "resilient")
-"""What is compared: plain LiteLLM, and the same with litellm-resilience."""
-
-Number = TypeVar("Number", int, float)
+CONFIDENCE = 0.95
+TOLERANCE = 1e-9
+HEADER = (
+    "Measured",
+    "litellm",
+    "litellm-resilience",
+    "Ratio",
+    "Per round",
+    "95 % of that",
+    "Goal",
+    "",
+)
 
 
 def order(number: int) -> tuple[str, ...]:
@@ -28,63 +36,82 @@ def order(number: int) -> tuple[str, ...]:
     return SIDES if number % 2 == 0 else SIDES[::-1]
 
 
-def positive(kind: type[Number]) -> Callable[[str], Number]:
-    """Return a parser of positive numbers for argparse."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; empty without rows."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    head = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return "\n".join(head + lines) if lines else ""
 
-    def parse(text: str) -> Number:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError(text)
-        return value
 
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
+def most_expected(failed: int) -> float:
+    """The largest mean of a Poisson number that `failed` or fewer is plausible for, at 95 %.
+
+    It is 3.0 for 0 failures, hence the rule of three: below 3 in N.
+
+    Args:
+        failed: how many failed.
+    """
+    low, high = float(failed), failed + 10.0 * math.sqrt(failed + 1.0) + 50.0
+    while high - low > TOLERANCE * high:
+        middle = (low + high) / 2
+        logarithms = (n * math.log(middle) - middle - math.lgamma(n + 1) for n in range(failed + 1))
+        if math.fsum(map(math.exp, logarithms)) > 1 - CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def upper_bound(failed: int, requests: int) -> float:
+    """The share of failed requests that is not exceeded, with 95 % confidence.
+
+    Args:
+        failed: how many failed.
+        requests: of so many.
+
+    Raises:
+        ValueError: there were no requests, or fewer than failed.
+    """
+    if not 0 <= failed <= requests or not requests:
+        raise ValueError("requests must be positive, and failed at most as many")
+    return min(1.0, most_expected(failed) / requests)
 
 
 @dataclass
 class Comparison:
-    """One quantity on both sides; entry i of each list comes from the same round.
+    """One quantity on both sides.
 
     Attributes:
         name: what was measured.
         unit: its unit.
-        plain: plain LiteLLM, one value per round.
-        resilient: the same with litellm-resilience.
         goal: what the ratio is meant to be, or None.
         better: whether a smaller or a larger value is better.
         absent: what to print for a side without values.
+        rounds: values by side; entry i of both comes from the same round.
     """
 
     name: str
     unit: str
-    plain: list[float] = field(default_factory=list)
-    resilient: list[float] = field(default_factory=list)
     goal: float | None = None
     better: Literal["smaller", "larger"] = "smaller"
     absent: str = "-"
-
-    def add(self, side: str, value: float) -> None:
-        """Add one round's value; `side` is the name of the attribute."""
-        (self.resilient if side == "resilient" else self.plain).append(value)
+    rounds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
 
     @property
     def ratio(self) -> float | None:
-        """Median of the resilient side by that of the plain one; None if one has no values."""
-        if not self.plain or not self.resilient:
-            return None
-        plain = median(self.plain)
-        return median(self.resilient) / plain if plain else None
+        """Median of our side by that of the plain one; None if one has no values."""
+        plain, ours = self._each(median).values()
+        return ours / plain if plain and ours is not None else None
 
     @property
     def paired_ratio(self) -> float | None:
         """Median of the rounds' ratios, which a drift of the machine hardly touches."""
-        ratios = self._ratios
-        return median(ratios) if ratios else None
+        return median(self._ratios) if self._ratios else None
 
     @property
     def _ratios(self) -> list[float]:
-        pairs = zip(self.plain, self.resilient, strict=False)
-        return [ours / theirs for theirs, ours in pairs if theirs]
+        pairs = zip(*self.rounds.values(), strict=False)
+        return [ours / plain for plain, ours in pairs if plain]
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -101,23 +128,24 @@ class Comparison:
         """Whether all of `interval` meets the goal; None if only a part does, or without a goal."""
         if self.goal is None or self.interval is None:
             return None
-        verdicts = {
-            bound <= self.goal if self.better == "smaller" else bound >= self.goal
-            for bound in self.interval
-        }
+        sign = 1 if self.better == "smaller" else -1
+        verdicts = {sign * bound <= sign * self.goal for bound in self.interval}
         return verdicts.pop() if len(verdicts) == 1 else None
+
+    def _each(self, figure: Any) -> dict[str, float | None]:
+        return {side: figure(values) if values else None for side, values in self.rounds.items()}
 
     def as_json(self) -> dict[str, Any]:
         """All figures as JSON values."""
-        sides = {"plain": self.plain, "resilient": self.resilient}
+        shown = {side: [float(f"{v:.5g}") for v in each] for side, each in self.rounds.items()}
         return {
             "name": self.name,
             "unit": self.unit,
             "better": self.better,
-            "rounds": {side: [float(f"{v:.5g}") for v in values] for side, values in sides.items()},
-            "median": {side: median(values) if values else None for side, values in sides.items()},
-            "min": {side: min(values, default=None) for side, values in sides.items()},
-            "max": {side: max(values, default=None) for side, values in sides.items()},
+            "rounds": shown,
+            "median": self._each(median),
+            "min": self._each(min),
+            "max": self._each(max),
             "ratio": self.ratio,
             "paired_ratio": self.paired_ratio,
             "paired_ratio_95": self.interval,
@@ -127,40 +155,19 @@ class Comparison:
 
     def as_row(self) -> list[str]:
         """The cells of the Markdown table."""
-        sign = "≤" if self.better == "smaller" else "≥"
+        medians = self._each(median).values()
+        ratios = (self.ratio, self.paired_ratio)
         interval = self.interval
+        verdict = {True: "met", False: "**missed**", None: "lost in the noise"}[self.met]
+        sign = "≤" if self.better == "smaller" else "≥"
         return [
             self.name,
-            self._side(self.plain),
-            self._side(self.resilient),
-            *(
-                "-" if ratio is None else f"{ratio:.3f}"
-                for ratio in (self.ratio, self.paired_ratio)
-            ),
+            *(self.absent if v is None else f"{v:.4g} {self.unit}".rstrip() for v in medians),
+            *("-" if ratio is None else f"{ratio:.3f}" for ratio in ratios),
             "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
             "-" if self.goal is None else f"{sign} {self.goal:g}",
-            self._verdict(),
+            "-" if self.goal is None or interval is None else verdict,
         ]
-
-    def _verdict(self) -> str:
-        if self.goal is None or self.interval is None:
-            return "-"
-        return {True: "met", False: "**missed**", None: "lost in the noise"}[self.met]
-
-    def _side(self, values: Sequence[float]) -> str:
-        return f"{median(values):.4g} {self.unit}".rstrip() if values else self.absent
-
-
-HEADER = (
-    "Measured",
-    "litellm",
-    "litellm-resilience",
-    "Ratio",
-    "Per round",
-    "95 % of that",
-    "Goal",
-    "",
-)
 
 
 @dataclass(frozen=True)
@@ -217,41 +224,49 @@ def _processor() -> str:
     return platform.machine()
 
 
-@dataclass
-class Result:
-    """The outcome of a benchmark.
+@dataclass(frozen=True)
+class Outcome:
+    """What a subcommand has found.
 
     Attributes:
-        title: what it was.
-        conditions: how it was measured, in words.
-        machine: what it was measured on.
-        comparisons: the figures.
+        values: all of it as JSON values.
+        paragraphs: the same as Markdown.
         problems: what was not as intended; the figures are then not to be trusted.
     """
 
-    title: str
-    conditions: str
-    machine: Machine
-    comparisons: list[Comparison]
-    problems: list[str] = field(default_factory=list)
+    values: Mapping[str, Any]
+    paragraphs: Sequence[str]
+    problems: Sequence[str] = ()
 
-    def as_json(self) -> str:
-        """The result as JSON text."""
-        return json.dumps(
-            {
-                "title": self.title,
-                "conditions": self.conditions,
-                "machine": asdict(self.machine),
-                "results": [comparison.as_json() for comparison in self.comparisons],
-                "problems": self.problems,
-            },
-            indent=2,
-        )
+    @property
+    def markdown(self) -> str:
+        """All of it, to be read."""
+        problems = (f"**Problem:** {problem}" for problem in self.problems)
+        return "\n\n".join(filter(None, (*self.paragraphs, *problems)))
 
-    def as_markdown(self) -> str:
-        """The result as a Markdown section."""
-        rows = [HEADER, ("---",) * len(HEADER), *(each.as_row() for each in self.comparisons)]
-        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        notes = [self.conditions, f"Machine: {self.machine}."]
-        notes += [f"**Problem:** {problem}" for problem in self.problems]
-        return "\n\n".join([f"### {self.title}", table, *notes])
+
+def compared(
+    title: str,
+    conditions: str,
+    machine: Machine,
+    comparisons: Sequence[Comparison],
+    problems: Sequence[str] = (),
+) -> Outcome:
+    """Return what was found by measuring both sides in turns.
+
+    Args:
+        title: what was measured.
+        conditions: how, in words.
+        machine: on what.
+        comparisons: the figures.
+        problems: see `Outcome`.
+    """
+    values = {
+        "title": title,
+        "conditions": conditions,
+        "machine": asdict(machine),
+        "results": [comparison.as_json() for comparison in comparisons],
+        "problems": list(problems),
+    }
+    rows = table(HEADER, [comparison.as_row() for comparison in comparisons])
+    return Outcome(values, [f"### {title}", rows, conditions, f"Machine: {machine}."], problems)

@@ -22,51 +22,42 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import SIDES, Comparison, Machine, Result, order, positive
+from benchmarks.commands import MODEL, add_number
+from benchmarks.report import Comparison, Machine, Outcome, compared, order
+from benchmarks.setups import SIDES
 from litellm_resilience import install, uninstall
-from litellm_resilience.demo.proxy import default_config
+from litellm_resilience.demo.proxy import chat, default_config
 from tests.support.provider import ProviderProcess
 
 if TYPE_CHECKING:
     import argparse
 
 GOAL = 1.01
-PATH = "/v1/chat/completions"
+URL = "http://127.0.0.1/v1/chat/completions"
 MASTER_KEY = "sk-benchmark-of-litellm-resilience"
-CONFIG_PROVIDER = "openai"
 WARMUP_REQUESTS = 100
 SETTLING_REQUESTS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add = parser.add_argument
-    add("--rounds", type=positive(int), default=100, help="rounds per side (default: 100)")
-    add("--requests", type=positive(int), default=20, help="requests per round (default: 20)")
-    add("--stream", action="store_true", help="ask for streamed replies")
+    add_number(parser, "--rounds", 100, "rounds per side")
+    add_number(parser, "--requests", 20, "requests per round")
+    parser.add_argument("--stream", action="store_true", help="ask for streamed replies")
 
 
-def run(args: argparse.Namespace) -> Result:
+def run(args: argparse.Namespace) -> Outcome:
     """Measure; imports LiteLLM's proxy into this process."""
     machine = Machine.here()
-    kind = "streamed chat completions" if args.stream else "chat completions"
-    result = Result(
-        title="Time per request",
-        conditions=f"{kind.capitalize()} through ASGI, one at a time, a provider that answers at "
-        f"once; medians of {args.rounds} alternating rounds of {args.requests} requests per side.",
-        machine=machine,
-        comparisons=[
-            Comparison("CPU time per request", "µs", goal=GOAL),
-            Comparison("elapsed time per request", "µs"),
-        ],
-    )
+    cpu = Comparison("CPU time per request", "µs", goal=GOAL)
+    elapsed = Comparison("elapsed time per request", "µs")
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with contextlib.ExitStack() as stack:
         provider = stack.enter_context(ProviderProcess(delay=0.0, chunk_interval=0.0))
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        config = default_config(provider.base_url, [CONFIG_PROVIDER])
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        config = default_config(provider.base_url, ["openai"])
         config["general_settings"] = {"master_key": MASTER_KEY}
-        path = directory / "config.yaml"
+        path = Path(directory) / "config.yaml"
         path.write_text(json.dumps(config))
         os.environ["CONFIG_FILE_PATH"] = str(path)
         # What LiteLLM prints while it starts must not mix with the result.
@@ -75,38 +66,50 @@ def run(args: argparse.Namespace) -> Result:
         app = importlib.import_module("litellm.proxy.proxy_server").app
         logging.disable(logging.WARNING)
         stack.callback(logging.disable, logging.NOTSET)
-        asyncio.run(_measure(app, args, result))
-    return result
+        asyncio.run(_measure(app, args, cpu, elapsed))
+    kind = "Streamed chat completions" if args.stream else "Chat completions"
+    conditions = (
+        f"{kind} through ASGI, one at a time, a provider that answers at once; medians of "
+        f"{args.rounds} alternating rounds of {args.requests} requests per side."
+    )
+    return compared("Time per request", conditions, machine, [cpu, elapsed])
 
 
-async def _measure(app: Any, args: argparse.Namespace, result: Result) -> None:
-    body = json.dumps(
-        {
-            "model": f"demo-{CONFIG_PROVIDER}",
-            "messages": [{"role": "user", "content": "Hello"}],
-            "stream": args.stream,
-        }
-    ).encode()
-    cpu, elapsed = result.comparisons
+async def _measure(
+    app: Any, args: argparse.Namespace, cpu: Comparison, elapsed: Comparison
+) -> None:
+    httpx: Any = importlib.import_module("httpx")
+    transport = httpx.ASGITransport(app)
+    request = httpx.Request(
+        "POST",
+        URL,
+        headers={"Authorization": f"Bearer {MASTER_KEY}"},
+        json=chat(MODEL, stream=args.stream),
+    )
+
+    async def send(count: int) -> None:
+        for _ in range(count):
+            reply = await transport.handle_async_request(request)
+            if reply.status_code != HTTPStatus.OK:
+                raise SystemExit(f"the request failed: {(await reply.aread()).decode()}")
+
     async with app.router.lifespan_context(app):
         for side in SIDES:
             _switch(side)
-            for _ in range(WARMUP_REQUESTS):
-                await _request(app, body)
+            await send(WARMUP_REQUESTS)
         # The modules' objects, so that they are not traversed in one side's rounds or the other's.
         gc.collect()
         gc.freeze()
         for number in range(args.rounds):
             for side in order(number):
                 _switch(side)
-                for _ in range(SETTLING_REQUESTS):
-                    await _request(app, body)
+                await send(SETTLING_REQUESTS)
                 gc.collect(0)
                 spent, started = time.process_time_ns(), time.perf_counter_ns()
-                for _ in range(args.requests):
-                    await _request(app, body)
-                cpu.add(side, (time.process_time_ns() - spent) / args.requests / 1000)
-                elapsed.add(side, (time.perf_counter_ns() - started) / args.requests / 1000)
+                await send(args.requests)
+                spent, took = time.process_time_ns() - spent, time.perf_counter_ns() - started
+                cpu.rounds[side].append(spent / args.requests / 1000)
+                elapsed.rounds[side].append(took / args.requests / 1000)
         uninstall()
 
 
@@ -116,52 +119,3 @@ def _switch(side: str) -> None:
     install()
     if side == "plain":
         uninstall()
-
-
-async def _request(app: Any, body: bytes) -> None:
-    """Have the application answer one request.
-
-    Raises:
-        SystemExit: if it answers with an error.
-    """
-    unread = [{"type": "http.request", "body": body, "more_body": False}]
-    sent: list[dict[str, Any]] = []
-    ended = asyncio.Event()
-
-    async def receive() -> dict[str, Any]:
-        if unread:
-            return unread.pop()
-        await ended.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            ended.set()
-
-    await app(_scope(len(body)), receive, send)
-    if not sent or sent[0]["status"] != HTTPStatus.OK or not ended.is_set():
-        raise SystemExit(f"the request failed: {sent}")
-
-
-def _scope(length: int) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": PATH,
-        "raw_path": PATH.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [
-            (b"host", b"127.0.0.1"),
-            (b"content-type", b"application/json"),
-            (b"content-length", str(length).encode()),
-            (b"authorization", f"Bearer {MASTER_KEY}".encode()),
-        ],
-        "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-        "state": {},
-    }

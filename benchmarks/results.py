@@ -1,18 +1,127 @@
-"""What the whole run has measured, as it is stored."""
+"""What was measured, as plain data that is stored and read again."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import Load, Measurement, Seen
-from benchmarks.matrix import Cell
-from benchmarks.report import SIDES, Machine
+from benchmarks.report import Machine, upper_bound
+from benchmarks.setups import SIDES, Cell, Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+
+    from litellm_resilience.demo.load import LoadReport
+
+DIRECTORY = Path(__file__).with_name("results")
+LONG_RUN = "long.jsonl"
+"""The slices of the long run, in the same directory."""
+GATEWAY_ERRORS = (502, 503, 504)
+
+
+@dataclass
+class Seen:
+    """What clients saw of one load, and what was seen of the workers meanwhile.
+
+    Attributes:
+        seconds: during which requests were started.
+        requests: sent.
+        failed: without a complete reply of status 2xx or 3xx.
+        failures: the same by kind.
+        gateway_errors: replies with one of `GATEWAY_ERRORS`, by status.
+        silent_seconds: whole seconds without a reply.
+        throughput: successful requests per second.
+        p50, p99, longest: latency of successful requests in seconds; None without any.
+        replies: successful requests in each second.
+        recycles: seconds after which workers had left.
+        boots: seconds that replacements took, as our log says, else from their predecessors' end.
+        serving: workers at the start.
+        exit_status: of a proxy that ended.
+    """
+
+    seconds: float
+    requests: int
+    failed: int
+    failures: dict[str, int]
+    gateway_errors: dict[str, int]
+    silent_seconds: int
+    throughput: float
+    p50: float | None
+    p99: float | None
+    longest: float | None
+    replies: list[int]
+    recycles: list[float]
+    boots: list[float]
+    serving: int
+    exit_status: int | None
+
+    @property
+    def typical_boot(self) -> float | None:
+        """The median of `boots`."""
+        return median(self.boots) if self.boots else None
+
+    @classmethod
+    def of(cls, report: LoadReport, **watched: Any) -> Seen:
+        """Digest the report of a load."""
+        statuses = Counter(str(r.status) for r in report.records if r.status in GATEWAY_ERRORS)
+        replies = [0] * math.ceil(report.sending)
+        for record in report.records:
+            if record.ok and record.timestamp < len(replies):
+                replies[int(record.timestamp)] += 1
+        p50, p99, longest = (
+            None if math.isnan(seconds) else round(seconds, 4)
+            for seconds in map(report.percentile, (50, 99, 100))
+        )
+        return cls(
+            seconds=round(report.sending, 2),
+            requests=report.requests,
+            failed=report.requests - report.successes,
+            failures=report.failures,
+            gateway_errors=dict(statuses),
+            silent_seconds=report.silent_seconds(),
+            throughput=round(report.throughput, 2),
+            p50=p50,
+            p99=p99,
+            longest=longest,
+            replies=replies,
+            **watched,
+        )
+
+
+@dataclass
+class Measurement:
+    """One side of one set-up, once.
+
+    Attributes:
+        ready: seconds from the start of the process to its first reply; None if there was none.
+        all_ready: seconds until all workers served; None if they did not in `STARTUP_SECONDS`.
+        memory: PSS of all its processes in MB once started.
+        memory_at_end: the same after the loads; None if it had ended.
+        stopped_after: seconds from SIGTERM to its end.
+        restarts: how often it had to be started again because it had ended.
+        loads: what was seen, by kind of load.
+        problem: why there are no loads, or fewer.
+    """
+
+    ready: float | None = None
+    all_ready: float | None = None
+    memory: float | None = None
+    memory_at_end: float | None = None
+    stopped_after: float | None = None
+    restarts: int = 0
+    loads: dict[str, Seen] = field(default_factory=dict)
+    problem: str = ""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Measurement:
+        """The opposite of `dataclasses.asdict`."""
+        loads = {kind: Seen(**seen) for kind, seen in values["loads"].items()}
+        return cls(**{**values, "loads": loads})
 
 
 @dataclass
@@ -25,9 +134,10 @@ class Side:
 
     rounds: list[Measurement] = field(default_factory=list)
 
-    def values(self, pick: Callable[[Measurement], float | None]) -> list[float]:
-        """A figure of each round that has it."""
-        return [value for each in self.rounds if (value := pick(each)) is not None]
+    def median(self, pick: Callable[[Measurement], float | None]) -> float | None:
+        """The median of a figure over the rounds that have it; None if none has."""
+        values = [value for each in self.rounds if (value := pick(each)) is not None]
+        return median(values) if values else None
 
     def seen(self, kind: str) -> list[Seen]:
         """The loads of a kind."""
@@ -36,7 +146,7 @@ class Side:
 
 @dataclass
 class Results:
-    """Figures and what they were measured on.
+    """Figures of the whole run, and what they were measured on.
 
     Attributes:
         date: of the first measurement.
@@ -76,24 +186,14 @@ class Results:
         """The results as JSON values."""
         cells = [
             {
-                "cell": asdict(cell),
-                **{name: [each.as_json() for each in side.rounds] for name, side in sides.items()},
+                "cell": cell.as_json(),
+                **{name: [asdict(each) for each in side.rounds] for name, side in sides.items()},
             }
             for cell, sides in self.cells.items()
         ]
-        own = {name: value for name, value in vars(self).items() if name != "cells"}
-        values = {**own, "machine": asdict(self.machine), "load": asdict(self.load)}
+        values = {name: value for name, value in vars(self).items() if name != "cells"}
+        values |= {"machine": asdict(self.machine), "load": asdict(self.load)}
         return {**values, "cells": cells}
-
-    def as_json(self) -> str:
-        """The results as JSON text."""
-        return json.dumps(self.as_dict(), indent=1)
-
-    def as_markdown(self) -> str:
-        """The results as a Markdown page."""
-        from benchmarks import tables
-
-        return tables.page(self)
 
     @classmethod
     def load_from(cls, path: Path) -> Results:
@@ -103,13 +203,73 @@ class Results:
             OSError: there is no such file.
         """
         values = json.loads(path.read_text(encoding="utf-8"))
-        values["machine"] = Machine(**values["machine"])
-        values["load"] = Load(**values["load"])
         cells = values.pop("cells")
-        results = cls(**values)
+        made = {"machine": Machine(**values["machine"]), "load": Load(**values["load"])}
+        results = cls(**{**values, **made})
         for each in cells:
-            cell = Cell(**{**each["cell"], "kinds": tuple(each["cell"]["kinds"])})
+            cell = Cell.from_json(each["cell"])
             for side in SIDES:
                 for measurement in each[side]:
                     results.add(cell, {side: Measurement.from_json(measurement)})
         return results
+
+
+@dataclass
+class LongRun:
+    """The sum of all slices of the long run.
+
+    Attributes:
+        conditions: of the run.
+        slices: how many there were.
+        requests: sent, by kind of load.
+        failures: by kind of failure.
+        recycles: of workers.
+        seconds: of load.
+    """
+
+    conditions: dict[str, Any]
+    slices: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    recycles: int = 0
+    seconds: float = 0.0
+
+    def add(self, figures: Mapping[str, Any]) -> None:
+        """Add a slice."""
+        self.slices += 1
+        self.requests[figures["kind"]] += figures["requests"]
+        self.failures.update(figures["failures"])
+        self.recycles += figures["recycles"]
+        self.seconds += figures["seconds"]
+
+    @property
+    def bound(self) -> float | None:
+        """The share of requests lost is below this, with 95 % confidence; None without requests."""
+        sent = self.requests.total()
+        return upper_bound(self.failures.total(), sent) if sent else None
+
+    def sentence(self) -> str:
+        """The outcome in one sentence."""
+        number, failed, bound = self.requests.total(), self.failures.total(), self.bound
+        if bound is None:
+            return "0 requests so far"
+        kinds = " and ".join(
+            f"{count:,} {'streams' if kind == 'stream' else 'JSON'}"
+            for kind, count in self.requests.items()
+        )
+        rule = f"{bound * number:.1f}" if failed else "3"
+        return (
+            f"{failed} of {number:,} requests failed ({kinds}) while workers were recycled "
+            f"{self.recycles:,} times: a loss below {100 * bound:.2g} % ({rule} of {number:,}) "
+            "with 95 % confidence"
+        )
+
+    @classmethod
+    def load_from(cls, path: Path) -> LongRun:
+        """Read the slices that are complete: an interruption may have left a part of one more."""
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        conditions, *slices = (json.loads(line) for line in lines if line.endswith("\n"))
+        total = cls(conditions)
+        for figures in slices:
+            total.add(figures)
+        return total

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import STARTUP_SECONDS, add_commands, checkout_environment
-from benchmarks.report import SIDES, Machine
+from benchmarks.commands import add_commands, started
+from benchmarks.report import Machine, Outcome, table
+from benchmarks.setups import SIDES, STARTUP_SECONDS
 from litellm_resilience.demo.load import KeepAliveClient, RequestError, run_load
-from litellm_resilience.demo.proxy import POLL_INTERVAL, chat, default_config
-from tests.support.provider import ProviderProcess
-from tests.support.proxy import ProxyProcess
+from litellm_resilience.demo.proxy import POLL_INTERVAL, chat
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tests.support.provider import ProviderProcess
+    from tests.support.proxy import ProxyProcess
 
 MODEL = "demo-vllm"
 PROVIDER = "hosted_vllm"
@@ -44,43 +45,14 @@ RELEASE_SECONDS = 3.0
 """So long connections may be given back after the last client has gone."""
 
 
-@dataclass(frozen=True)
-class Storm:
-    """Requests under load.
+def storm(command: Sequence[str]) -> dict[str, int]:
+    """Load a proxy whose provider is slow.
 
-    Attributes:
-        requests: sent.
-        failed: without a complete reply.
-        attached: that went over the shared session.
-        connections: opened to the provider.
+    Returns:
+        Requests sent; those that failed; those that went over the shared session; connections
+        opened to the provider.
     """
-
-    requests: int
-    failed: int
-    attached: int
-    connections: int
-
-
-@dataclass(frozen=True)
-class HangUps:
-    """Clients that hang up.
-
-    Attributes:
-        clients: that wanted a stream and meant to leave it.
-        failed: that got no stream in time.
-        held: connections to the provider whose streams are still read afterwards.
-        answered: whether the next request was answered in time.
-    """
-
-    clients: int
-    failed: int
-    held: int
-    answered: bool
-
-
-def storm(command: Sequence[str]) -> Storm:
-    """Load a proxy whose provider is slow."""
-    with ProviderProcess(delay=DELAY) as provider, _proxy(command, provider, {}) as proxy:
+    with _serving(command, delay=DELAY) as (proxy, provider):
         before = provider.stats().connections_opened
         report = asyncio.run(
             run_load(
@@ -93,37 +65,41 @@ def storm(command: Sequence[str]) -> Storm:
                 headers=proxy.headers,
             )
         )
-        return Storm(
-            requests=report.requests,
-            failed=report.requests - report.successes,
-            attached=proxy.log_text().count(ATTACHED),
-            connections=provider.stats().connections_opened - before,
-        )
+        return {
+            "requests": report.requests,
+            "failed": report.requests - report.successes,
+            "attached": proxy.log_text().count(ATTACHED),
+            "connections": provider.stats().connections_opened - before,
+        }
 
 
-def hang_ups(command: Sequence[str]) -> HangUps:
-    """Have clients leave streams of a proxy, then ask it once more."""
-    limit = {"AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(CONNECTIONS)}
+def hang_ups(command: Sequence[str]) -> dict[str, int]:
+    """Have clients leave streams of a proxy, then ask it once more.
+
+    Returns:
+        Clients that wanted a stream and meant to leave it; those that got none in time; connections
+        to the provider whose streams are still read afterwards; whether the next request was
+        answered in time.
+    """
     settings = {"chunks": STREAM_SECONDS * 10, "chunk_interval": 0.1}
-    with ProviderProcess(**settings) as provider, _proxy(command, provider, limit) as proxy:
+    limit = {"AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(CONNECTIONS)}
+    with _serving(command, limit, **settings) as (proxy, provider):
         failed = asyncio.run(_leave_streams(proxy))
         held = _held(provider)
-        return HangUps(HANG_UPS, failed, held, asyncio.run(_answered(proxy)))
+        answered = asyncio.run(_answered(proxy))
+        return {"clients": HANG_UPS, "failed": failed, "held": held, "answered": answered}
 
 
 @contextlib.contextmanager
-def _proxy(
-    command: Sequence[str], provider: ProviderProcess, env: dict[str, str]
-) -> Iterator[ProxyProcess]:
-    """A proxy that serves."""
-    with ProxyProcess(
-        command,
-        default_config(provider.base_url, [PROVIDER]),
-        ["--num_workers", "1"],
-        env={**checkout_environment(), "LITELLM_LOG": "INFO", **env},
-    ) as proxy:
-        proxy.wait_ready(STARTUP_SECONDS)
-        yield proxy
+def _serving(
+    command: Sequence[str], env: Mapping[str, str] | None = None, **settings: float
+) -> Iterator[tuple[ProxyProcess, ProviderProcess]]:
+    env = {"LITELLM_LOG": "INFO", **(env or {})}
+    with started(
+        command, ["--num_workers", "1"], providers=[PROVIDER], env=env, **settings
+    ) as both:
+        both[0].wait_ready(STARTUP_SECONDS)
+        yield both
 
 
 async def _leave_streams(proxy: ProxyProcess) -> int:
@@ -165,38 +141,7 @@ def _held(provider: ProviderProcess) -> int:
     return held
 
 
-SCENARIOS: dict[str, Callable[[Sequence[str]], Storm | HangUps]] = {
-    "storm": storm,
-    "hang_ups": hang_ups,
-}
-
-
-@dataclass
-class Outcome:
-    """What became of each scenario on each side.
-
-    Attributes:
-        machine: measured on.
-        found: figures by scenario and side.
-        problems: what was not as intended.
-    """
-
-    machine: Machine
-    found: dict[str, dict[str, dict[str, int | bool]]]
-    problems: Sequence[str] = ()
-
-    def as_json(self) -> str:
-        """The outcome as JSON text."""
-        return json.dumps(asdict(self), indent=2)
-
-    def as_markdown(self) -> str:
-        """The outcome as a Markdown section."""
-        lines = ["| Scenario | Side | Figures |", "|---|---|---|"]
-        for scenario, sides in self.found.items():
-            for side, figures in sides.items():
-                text = ", ".join(f"{name} {value}" for name, value in figures.items())
-                lines.append(f"| {scenario} | {side} | {text} |")
-        return "\n".join(["### Shared session", "", *lines, "", f"Machine: {self.machine}."])
+SCENARIOS = {"storm": storm, "hang_ups": hang_ups}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,11 +152,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Measure one side after the other."""
-    outcome = Outcome(Machine.here(), {name: {} for name in args.scenarios})
+    machine = Machine.here()
     commands = {"plain": args.plain_command, "resilient": args.resilient_command}
-    for name in args.scenarios:
+    found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in args.scenarios}
+    for name, sides in found.items():
         for side in SIDES:
             print(f"{name}, {side} ...", file=sys.stderr, flush=True)
-            found = SCENARIOS[name](shlex.split(commands[side]))
-            outcome.found[name][side] = asdict(found)
-    return outcome
+            sides[side] = SCENARIOS[name](shlex.split(commands[side]))
+    rows = [
+        (name, side, ", ".join(f"{figure} {value}" for figure, value in figures.items()))
+        for name, sides in found.items()
+        for side, figures in sides.items()
+    ]
+    shown = table(("Scenario", "Side", "Figures"), rows)
+    values = {"machine": asdict(machine), "found": found, "problems": []}
+    return Outcome(values, ["### Shared session", shown, f"Machine: {machine}."])

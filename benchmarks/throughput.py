@@ -15,143 +15,109 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks.commands import STARTUP_SECONDS, add_commands
-from benchmarks.report import Comparison, Machine, Result, order, positive
+from benchmarks.commands import MODEL, add_commands, add_number, started
+from benchmarks.report import Comparison, Machine, Outcome, compared, order
+from benchmarks.setups import STARTUP_SECONDS
 from litellm_resilience.demo.load import LoadReport, run_load
-from litellm_resilience.demo.proxy import default_config
-from tests.support.provider import ProviderProcess
-from tests.support.proxy import ProxyProcess
+from litellm_resilience.demo.proxy import chat
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+
+    from tests.support.proxy import ProxyProcess
 
 GOAL = 0.99
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-CONFIG_PROVIDER = "openai"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add = parser.add_argument
-    add("--starts", type=positive(int), default=2, help="of both proxies (default: 2)")
-    add("--rounds", type=positive(int), default=20, help="per start and side (default: 20)")
-    add("--seconds", type=positive(float), default=1.0, help="length of a round (default: 1)")
-    add(
-        "--warmup",
-        type=positive(float),
-        default=4.0,
-        help="unmeasured seconds per start and side (default: 4)",
-    )
-    add("--clients", type=positive(int), default=8, help="keep-alive connections (default: 8)")
-    add("--stream", action="store_true", help="ask for streamed replies")
+    add_number(parser, "--starts", 2, "of both proxies")
+    add_number(parser, "--rounds", 20, "per start and side")
+    add_number(parser, "--seconds", 1.0, "length of a round")
+    add_number(parser, "--warmup", 4.0, "unmeasured seconds per start and side")
+    add_number(parser, "--clients", 8, "keep-alive connections")
+    parser.add_argument("--stream", action="store_true", help="ask for streamed replies")
     add_commands(parser)
 
 
-def run(args: argparse.Namespace) -> Result:
+def run(args: argparse.Namespace) -> Outcome:
     """Start both proxies, load them in turns and stop them."""
     machine = Machine.here()
     commands = {"plain": args.plain_command, "resilient": args.resilient_command}
-    kind = "streamed chat completions" if args.stream else "chat completions"
-    result = Result(
-        title="Throughput",
-        conditions=f"{kind.capitalize()}, {args.clients} keep-alive clients, one worker, a "
-        f"provider that answers at once; medians of {args.starts} times {args.rounds} alternating "
-        f"rounds of {args.seconds:g} s per side, after a start of both each time.",
-        machine=machine,
-        comparisons=[
-            Comparison("requests per second", "/s", goal=GOAL, better="larger"),
-            Comparison("CPU time of the proxy per request", "ms"),
-            Comparison("median latency", "ms"),
-        ],
+    comparisons = (
+        Comparison("requests per second", "/s", goal=GOAL, better="larger"),
+        Comparison("CPU time of the proxy per request", "ms"),
+        Comparison("median latency", "ms"),
     )
-    with ProviderProcess(chunk_interval=0.0, delay=0.0) as provider:
-        config = default_config(provider.base_url, [CONFIG_PROVIDER])
-        for start in range(args.starts):
-            _measure_one_start(start, commands, config, args, result)
-    return result
+    problems: list[str] = []
+    for start in range(args.starts):
+        with contextlib.ExitStack() as stack:
+            proxies = {}
+            for side in order(start):
+                command = shlex.split(commands[side])
+                both = started(command, ["--num_workers", "1"], delay=0.0, chunk_interval=0.0)
+                proxies[side], _ = stack.enter_context(both)
+            for proxy in proxies.values():
+                proxy.wait_ready(STARTUP_SECONDS)
+            for proxy in proxies.values():
+                _load(proxy, args.warmup, args)
+            for number in range(args.rounds):
+                for side in order(start + number):
+                    _measure(side, proxies[side], comparisons, problems, args)
+                shown = (f"{each[-1]:.1f}/s {side}" for side, each in comparisons[0].rounds.items())
+                turn = f"start {start + 1} of {args.starts}, round {number + 1} of {args.rounds}"
+                print(f"{turn}: {', '.join(shown)}", file=sys.stderr)
+    kind = "Streamed chat completions" if args.stream else "Chat completions"
+    conditions = (
+        f"{kind}, {args.clients} keep-alive clients, one worker, a provider that answers at once; "
+        f"medians of {args.starts} times {args.rounds} alternating rounds of {args.seconds:g} s "
+        "per side, after a start of both each time."
+    )
+    return compared("Throughput", conditions, machine, comparisons, problems)
 
 
-def _measure_one_start(
-    start: int,
-    commands: Mapping[str, str],
-    config: Mapping[str, Any],
+def _measure(
+    side: str,
+    proxy: ProxyProcess,
+    comparisons: tuple[Comparison, ...],
+    problems: list[str],
     args: argparse.Namespace,
-    result: Result,
 ) -> None:
-    with contextlib.ExitStack() as stack:
-        sides = {
-            side: _Side(
-                stack.enter_context(
-                    ProxyProcess(shlex.split(commands[side]), config, ["--num_workers", "1"])
-                ),
-                args,
-            )
-            for side in order(start)
-        }
-        for side in sides.values():
-            side.proxy.wait_ready(STARTUP_SECONDS)
-        for side in sides.values():
-            side.load(args.warmup)
-        for number in range(args.rounds):
-            for name in order(start + number):
-                _measure(name, sides[name], args.seconds, result)
-            rates = result.comparisons[0]
-            print(
-                f"start {start + 1} of {args.starts}, round {number + 1} of {args.rounds}: "
-                f"{rates.plain[-1]:.1f}/s plain, {rates.resilient[-1]:.1f}/s resilient",
-                file=sys.stderr,
-            )
-
-
-class _Side:
-    def __init__(self, proxy: ProxyProcess, args: argparse.Namespace) -> None:
-        self.proxy = proxy
-        self._clients = args.clients
-        self._stream = args.stream
-        self._body: dict[str, Any] = {
-            "model": f"demo-{CONFIG_PROVIDER}",
-            "messages": [{"role": "user", "content": "Hello"}],
-        }
-
-    def load(self, seconds: float) -> LoadReport:
-        """Load this proxy, and no other."""
-        return asyncio.run(
-            run_load(
-                self.proxy.host,
-                self.proxy.port,
-                clients=self._clients,
-                seconds=seconds,
-                body=self._body,
-                headers=self.proxy.headers,
-                stream=self._stream,
-            )
-        )
-
-    def cpu_seconds(self) -> float:
-        """User and system time of all the proxy's processes so far."""
-        return sum(_cpu_ticks(pid) for pid in self.proxy.processes()) / TICKS_PER_SECOND
-
-
-def _measure(name: str, side: _Side, seconds: float, result: Result) -> None:
-    before = side.cpu_seconds()
-    report = side.load(seconds)
-    spent = side.cpu_seconds() - before
+    before = _cpu_seconds(proxy)
+    report = _load(proxy, args.seconds, args)
+    spent = _cpu_seconds(proxy) - before
     if report.failures:
-        result.problems.append(f"{name}: failed requests: {report.failures}")
+        problems.append(f"{side}: failed requests: {report.failures}")
     if not report.successes:
-        raise SystemExit(f"no request succeeded:\n{side.proxy.log_tail()}")
-    rate, cpu, latency = result.comparisons
-    rate.add(name, report.throughput)
-    cpu.add(name, 1000 * spent / report.successes)
-    latency.add(name, 1000 * report.percentile(50))
+        raise SystemExit(f"no request succeeded:\n{proxy.log_tail()}")
+    values = (report.throughput, 1000 * spent / report.successes, 1000 * report.percentile(50))
+    for comparison, value in zip(comparisons, values, strict=True):
+        comparison.rounds[side].append(value)
 
 
-def _cpu_ticks(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        fields = stat[stat.rindex(")") + 2 :].split()
-        return int(fields[11]) + int(fields[12])
-    return 0
+def _load(proxy: ProxyProcess, seconds: float, args: argparse.Namespace) -> LoadReport:
+    """Load this proxy, and no other."""
+    return asyncio.run(
+        run_load(
+            proxy.host,
+            proxy.port,
+            clients=args.clients,
+            seconds=seconds,
+            body=chat(MODEL),
+            headers=proxy.headers,
+            stream=args.stream,
+        )
+    )
+
+
+def _cpu_seconds(proxy: ProxyProcess) -> float:
+    """User and system time of all the proxy's processes so far."""
+    ticks = 0
+    for pid in proxy.processes():
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+            ticks += sum(map(int, stat[stat.rindex(")") + 2 :].split()[11:13]))
+    return ticks / TICKS_PER_SECOND

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.cell import Load, measure
-from benchmarks.matrix import Cell
+from benchmarks.cell import measure
+from benchmarks.setups import Cell, Load
 from litellm_resilience.demo.proxy import RESILIENT
 from tests.support.proxy import PLAIN
 

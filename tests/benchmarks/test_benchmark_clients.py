@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import openai_load
 from benchmarks.commands import checkout_environment
-from benchmarks.fronts import PROGRAMS, Front, executable
+from benchmarks.fronts import PROGRAMS, executable, front
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import chat
@@ -26,11 +26,11 @@ def provider() -> Iterator[ProviderThread]:
 
 
 @pytest.fixture(params=PROGRAMS)
-def front(request: pytest.FixtureRequest, provider: ProviderThread) -> Iterator[Front]:
+def front_port(request: pytest.FixtureRequest, provider: ProviderThread) -> Iterator[int]:
     if executable(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
-    with Front(request.param, provider.port) as running:
-        yield running
+    with front(request.param, provider.port) as port:
+        yield port
 
 
 def load(port: int, *, stream: bool = False) -> LoadReport:
@@ -50,17 +50,17 @@ def load(port: int, *, stream: bool = False) -> LoadReport:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_front_keeps_connections_on_both_sides(
-    front: Front, provider: ProviderThread, stream: bool
+    front_port: int, provider: ProviderThread, stream: bool
 ) -> None:
-    report = load(front.port, stream=stream)
+    report = load(front_port, stream=stream)
     assert (report.requests, report.failures) == (REQUESTS, {})
     assert report.connections_opened == 2
     assert provider.stats().connections_opened <= 2
 
 
-def test_a_front_does_not_try_again(front: Front, provider: ProviderThread) -> None:
+def test_a_front_does_not_try_again(front_port: int, provider: ProviderThread) -> None:
     provider.stop()
-    statuses = {record.status for record in load(front.port).records}
+    statuses = {record.status for record in load(front_port).records}
     assert statuses <= {502, 503}
 
 
@@ -70,8 +70,9 @@ def test_a_front_that_cannot_listen_says_why(
     if executable("haproxy") is None:
         pytest.skip("haproxy is not installed")
     monkeypatch.setitem(PROGRAMS, "haproxy", ("no configuration\n", PROGRAMS["haproxy"][1]))
-    with pytest.raises(RuntimeError, match=r"not listen:\n(.*\n)*.*unknown keyword"):
-        Front("haproxy", provider.port).start()
+    says_why = pytest.raises(RuntimeError, match=r"not listen:\n(.*\n)*.*unknown keyword")
+    with says_why, front("haproxy", provider.port):
+        pytest.fail("it listens")
 
 
 @pytest.mark.parametrize("stream", [False, True])

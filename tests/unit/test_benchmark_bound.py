@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.bound import most_expected, upper_bound
+from benchmarks.report import most_expected, upper_bound
 
 
 def test_no_failure_is_the_rule_of_three() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import picture, readme, tables
-from benchmarks.cell import Load, Measurement, Seen
-from benchmarks.matrix import PICTURED, Cell
+from benchmarks import picture, readme
 from benchmarks.report import Machine
-from benchmarks.results import Results
+from benchmarks.results import Measurement, Results, Seen
+from benchmarks.setups import PICTURED, Cell, Load
+from benchmarks.store import write_json
 from litellm_resilience.demo.load import FailureKind, LoadReport, RequestRecord
 
 MACHINE = Machine(2, "processor", "Linux 6", 0.1, "3.11.7", {"litellm": "1.106.2"})
@@ -66,12 +66,12 @@ def test_without_a_reply_there_is_no_latency() -> None:
 def test_results_are_the_same_when_read_again(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     before = results()
-    path.write_text(before.as_json())
+    write_json(path, before.as_dict())
     assert Results.load_from(path) == before
 
 
 def test_the_tables_compare_both_sides() -> None:
-    fragments = tables.fragments(results())
+    fragments = readme.fragments(results())
     assert set(fragments) == {"recycling", "fronts", "machine"}
     assert fragments["recycling"].splitlines()[-1] == (
         "| 1.106.2, uvicorn 0.54.0, two workers | 2 of 3 → **0** of 4 | 2 of 3 → **0** of 4 "
@@ -87,13 +87,13 @@ def test_a_side_that_never_served_is_a_result() -> None:
     found = results()
     dead = Measurement(problem="the proxy ended with status 1")
     found.add(Cell("1.106.2", workers=1), {"plain": dead, "resilient": dead})
-    row = tables.fragments(found)["recycling"].splitlines()[-1]
+    row = readme.fragments(found)["recycling"].splitlines()[-1]
     assert row.startswith("| 1.106.2, uvicorn 0.54.0, one worker | - → - |")
-    assert "the proxy ended with status 1" in tables.page(found)
+    assert "the proxy ended with status 1" in readme.page(found)
 
 
 def test_the_page_has_every_figure() -> None:
-    page = tables.page(results())
+    page = readme.page(results())
     for text in ("p99", "recycles", "through nginx", "2 cores (processor)"):
         assert text in page
 

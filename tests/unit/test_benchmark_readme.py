@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import readme, tables
+from benchmarks import readme
 from benchmarks.results import Results
 
 PROJECT = Path(__file__).parents[2]
@@ -14,7 +14,7 @@ RESULTS = PROJECT / "benchmarks" / "results"
 def test_the_readme_shows_the_committed_figures() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     results = Results.load_from(RESULTS / "results.json")
-    figures = tables.fragments(results, RESULTS / "long.jsonl")
+    figures = readme.fragments(results, RESULTS / "long.jsonl")
     assert readme.regions(text)
     assert readme.rewritten(text, figures) == text
 
@@ -22,4 +22,4 @@ def test_the_readme_shows_the_committed_figures() -> None:
 def test_the_page_with_everything_shows_them_too() -> None:
     page = (RESULTS / "results.md").read_text(encoding="utf-8")
     results = Results.load_from(RESULTS / "results.json")
-    assert page == tables.page(results, RESULTS / "long.jsonl")
+    assert page == readme.page(results, RESULTS / "long.jsonl")

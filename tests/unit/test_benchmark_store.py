@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import long
+from benchmarks.results import LongRun
 from benchmarks.store import ConditionsError, Store
 
 CONDITIONS = {"limit": 300, "litellm": "1.106.2"}
@@ -51,10 +52,10 @@ def test_a_long_run_adds_up_over_interruptions(tmp_path: Path) -> None:
 
 
 def test_a_long_run_without_a_failure_says_what_that_is_worth(tmp_path: Path) -> None:
-    total = long.Total(CONDITIONS)
+    total = LongRun(CONDITIONS)
     total.add({**SLICE, "requests": 100_000})
     assert "a loss below 0.003 % (3 of 100,000)" in total.sentence()
-    assert "(100,000 JSON)" in total.as_markdown()
+    assert "(100,000 JSON)" in long.outcome(total, []).markdown
 
 
 def test_a_long_run_under_other_conditions_is_refused(
@@ -77,4 +78,4 @@ def test_a_long_run_that_has_enough_starts_nothing(tmp_path: Path) -> None:
     arguments = ["--state", str(state), "--requests", "1000", "--recycles", "6"]
     args = parser.parse_args(arguments)
     state.write_text(json.dumps({}) + "\n" + json.dumps(SLICE) + "\n")
-    assert long.run(args).slices == 1
+    assert long.run(args).values["slices"] == 1

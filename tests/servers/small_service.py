@@ -9,6 +9,7 @@ request and by the file `mode` in the working directory.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
@@ -71,6 +72,12 @@ def note_helper(pid: int) -> None:
         file.write(f"{pid}\n")
 
 
+def note_end() -> None:
+    """Add this process's number to the file `ended`."""
+    with Path("ended").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
@@ -114,6 +121,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     if condition == "broken":
         await send({"type": "lifespan.startup.failed", "message": "broken on purpose"})
         return
+    atexit.register(note_end)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.complete"})

@@ -171,6 +171,11 @@ class Service:
         noted = self._directory / "helpers"
         return [int(pid) for pid in noted.read_text().split()] if noted.exists() else []
 
+    def ended(self) -> list[int]:
+        """Return the pids of all processes that have run their exit hook, oldest first."""
+        noted = self._directory / "ended"
+        return [int(pid) for pid in noted.read_text().split()] if noted.exists() else []
+
     def note_helper(self, pid: int) -> None:
         """Add a process to those that end with the test."""
         with (self._directory / "helpers").open("a") as file:

@@ -264,3 +264,21 @@ def test_clients_hang_on_to_no_worker(service: Service) -> None:
     assert b"200 OK" in reply
     assert str(old).encode() in reply
     assert b"connection: close" in reply
+
+
+@pytest.mark.parametrize("start", ["fork", "template", "spawn"])
+def test_a_worker_runs_its_exit_hooks_once_however_it_is_asked_to_end(
+    service: Service, start: str
+) -> None:
+    service.start(workers=2, start=start)
+    first, second = service.living()
+    os.kill(first, signal.SIGTERM)
+    service.wait(lambda: service.ended() == [first], "exit hook after SIGTERM to a worker")
+    service.wait(lambda: len(service.ever_ready()) == 3, "replacement")
+    service.signal(signal.SIGHUP)
+    service.wait(lambda: len(service.ended()) == 3, "exit hooks of replaced workers")
+    service.wait(lambda: len(service.ever_ready()) == 5, "workers after the SIGHUP")
+    service.signal(signal.SIGTERM)
+    assert service.wait_exit() == 0
+    assert second in service.ended()
+    assert sorted(service.ended()) == sorted(service.ever_ready())

@@ -2,7 +2,7 @@
 
 The process that forks looks once at what it has made: `watch` before LiteLLM is imported, `prepare`
 before the first fork. Each worker only replaces the values, in `make_own`. A worker that is spawned
-needs none of it; `tests/process/test_inheritance.py` compares the two.
+needs none of it; `tests/process/test_inherited.py` compares the two.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SHORTEST_DRAW = 8
 """Bytes; less may be found by chance."""
 
+LONGEST_TEXT = 256
+
 AT_ONCE = 1024
 """Objects whose texts are searched together, which is several times faster."""
 
@@ -93,17 +95,18 @@ class Identities:
         if not draws:
             return
         search = re.compile("|".join(map(re.escape, draws)))
-        fixed = set()
+        fixed, fields = set(), []
         for holder, value in _texts(objects, search):
             places = assignments(holder, value)
             for draw in {draws[text] for text in search.findall(value)}:
                 self._places[draw] += [(value, assign) for assign in places]
                 if type(holder).__module__ == "pydantic.fields":
-                    self._models += _models_with(holder)
+                    fields.append(holder)
                 elif not places and not type(holder).__module__.startswith("pydantic_core"):
                     fixed.add(draw)
         for draw in fixed:
             del self._places[draw]
+        self._models = _models_with(fields, objects) if fields else []
 
     def renew(self) -> None:
         """Put a new value wherever there was one, the same where it was the same."""
@@ -131,10 +134,16 @@ def _texts(objects: list[Any], search: re.Pattern[str]) -> Iterator[tuple[Any, s
         for start in range(0, len(objects), AT_ONCE):
             holders = objects[start : start + AT_ONCE]
             referents = gc.get_referents(*holders)
-            if search.search("\n".join([text for text in referents if type(text) is str])):
+            if search.search(
+                "\n".join([t for t in referents if type(t) is str and len(t) <= LONGEST_TEXT])
+            ):
                 for holder in holders:
                     for value in gc.get_referents(holder):
-                        if type(value) is str and search.search(value):
+                        if (
+                            type(value) is str
+                            and len(value) <= LONGEST_TEXT
+                            and search.search(value)
+                        ):
                             yield holder, value
             # The garbage collector does not list dictionaries of mere texts and numbers.
             unlisted += [kept for kept in referents if type(kept) is dict]
@@ -190,14 +199,12 @@ def _set_default(function: FunctionType, at: int, value: str) -> None:
     function.__defaults__ = (*defaults[:at], value, *defaults[at + 1 :])
 
 
-def _models_with(field: Any) -> list[Any]:
+def _models_with(fields: list[Any], objects: list[Any]) -> list[Any]:
     """Return the pydantic models that have compiled a field's default into their validator."""
+    wanted = {id(field) for field in fields}
     return [
         kind
-        for fields in gc.get_referrers(field)
-        if isinstance(fields, dict)
-        for namespace in gc.get_referrers(fields)
-        if isinstance(namespace, dict) and namespace.get("__pydantic_fields__") is fields
-        for kind in gc.get_referrers(namespace)
+        for kind in objects
         if isinstance(kind, type)
+        and any(id(field) in wanted for field in vars(kind).get("__pydantic_fields__", {}).values())
     ]

@@ -70,6 +70,7 @@ class ProviderStats:
     connections_opened: int = 0
     connections_open: int = 0
     requests: int = 0
+    generations: int = 0
     streams_open: int = 0
     streams_completed: int = 0
     streams_aborted: int = 0
@@ -128,6 +129,7 @@ class FakeProvider:
         self.connections_opened = 0
         self.connections_open = 0
         self.requests = 0
+        self.generations = 0
         self.streams_open = 0
         self.streams_completed = 0
         self.streams_aborted = 0
@@ -200,6 +202,7 @@ class FakeProvider:
             body = None
         if not isinstance(body, dict):
             return _error(400, "the request body is not a JSON object")
+        self.generations += 1
         return await self._generate(request, endpoint[1], body)
 
     async def _generate(

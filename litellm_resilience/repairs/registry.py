@@ -15,6 +15,7 @@ from litellm_resilience.repairs import (
     lifecycle,
     metrics,
     ownership,
+    reports,
     shared_session,
     stream_release,
 )
@@ -59,6 +60,7 @@ PATCHES: tuple[Patch, ...] = (
         requires=("shared-session",),
     ),
     Patch("background-health", "_run_background_health_check", background_health.apply),
+    Patch("reports", "SlackAlerting", reports.apply),
 )
 
 SUPERVISOR = "worker-supervisor"

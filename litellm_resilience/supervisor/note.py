@@ -1,4 +1,4 @@
-"""One text that the workers of a supervisor leave for each other, and whose turn it is to write it.
+"""What the workers of a supervisor leave for each other: a text, and when they did what.
 
 It lies in shared memory, without locks, so that a worker may be killed at any moment: half a text
 does not fit its checksum, and a turn that is not renewed passes on.
@@ -22,6 +22,8 @@ CAPACITY = 512 * 1024
 TURN_SECONDS = 10.0
 """How long a turn lasts that is not renewed."""
 RENEWAL_SECONDS = 1.0
+DEEDS = 8
+"""How many kinds of deeds are remembered."""
 SETTLING_SECONDS = 0.1
 """After two have taken the turn at once, how long until both see the same one of them in it."""
 
@@ -36,6 +38,7 @@ class Note(ctypes.Structure):
         ("length", ctypes.c_uint64),
         ("checksum", ctypes.c_uint64),
         ("content", ctypes.c_ubyte * CAPACITY),
+        ("done_at", ctypes.c_double * DEEDS),
     )
     writer: int
     """The process that has the turn, or 0."""
@@ -45,6 +48,21 @@ class Note(ctypes.Structure):
     """0 while there is no text."""
     checksum: int
     content: ctypes.Array[ctypes.c_ubyte]
+    done_at: ctypes.Array[ctypes.c_double]
+    """Of each kind of deed, or 0."""
+
+    def is_due(self, deed: int, interval: float) -> bool:
+        """Say whether no worker has done something for so long; if so, it counts as done now.
+
+        Args:
+            deed: its number, below `DEEDS`.
+            interval: seconds.
+        """
+        before, now = self.done_at[deed], time.monotonic()
+        if before and now < before + interval:
+            return False
+        self.done_at[deed] = now
+        return True
 
     def read(self) -> tuple[float, bytes] | None:
         """Return when the text was written, and the text; None if there is no whole one."""

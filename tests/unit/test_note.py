@@ -188,5 +188,22 @@ class TestTurn:
         assert note.writer == 77
 
 
+class TestDeeds:
+    def test_what_was_never_done_is_due(self) -> None:
+        assert Note().is_due(0, 10)
+
+    def test_what_was_done_is_due_when_the_interval_has_passed(self, clock: Clock) -> None:
+        note = Note()
+        answers = []
+        for _ in range(5):
+            answers.append(note.is_due(0, 10))
+            clock.now += 5
+        assert answers == [True, False, True, False, True]
+
+    def test_each_is_remembered_on_its_own(self) -> None:
+        note = Note()
+        assert [note.is_due(deed, 10) for deed in (0, 1, 0, 1)] == [True, True, False, False]
+
+
 def test_the_size_is_bounded() -> None:
     assert ctypes.sizeof(Note) < 520 * 1024

@@ -79,7 +79,7 @@ FORKED = """
     before = drawn.by_command.report()
     for slot in range(2):
         with exit_hooks.kept_through_fork():
-            worker = Forking().start_beside(work, [slot], [])
+            worker = Forking(host.own).start_beside(work, [slot], [])
         worker.join()
         assert worker.exitcode == 0
     sys.stdout.flush()

@@ -11,6 +11,7 @@ import gc
 from typing import TYPE_CHECKING
 
 from litellm_resilience.servers.inheritance import (
+    agents,
     clients,
     connections,
     generators,
@@ -25,18 +26,24 @@ if TYPE_CHECKING:
 _identities = identities.Identities()
 _generators = generators.Generators()
 _resources = telemetry.Resources()
+_new_relic = agents.NewRelic()
 
 
 def watch() -> None:
-    """Note from now on what imports draw at random. To be called before LiteLLM is imported."""
+    """Note what imports draw at random, and let New Relic wait.
+
+    To be called before LiteLLM is imported.
+    """
     _identities.watch()
     _generators.watch()
+    _new_relic.hold()
 
 
 def stop() -> None:
-    """Stop watching, where nothing will be forked. Idempotent."""
+    """Stop watching and waiting, where nothing will be forked. Idempotent."""
     _identities.stop()
     _generators.stop()
+    _new_relic.release()
 
 
 def prepare(log: logging.Logger) -> None:
@@ -82,6 +89,7 @@ def make_own(slot_name: str, log: logging.Logger) -> None:
             _identities.renew,
             _generators.reseed,
             _resources.renew,
+            _new_relic.release,
         ),
     )
 

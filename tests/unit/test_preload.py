@@ -212,7 +212,7 @@ def start(target, name):
 def for_ever():
     threading.Event().wait()
 {textwrap.dedent(source)}
-print(preload.obstacle(known_threads=known))
+print(preload.obstacle(known_threads=known), flush=True)
 os._exit(0)
 """
     done = subprocess.run(

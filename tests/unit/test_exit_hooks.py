@@ -32,7 +32,6 @@ PROGRAM = """
     import hooked
 
     class FromHere(Forking):
-        def __init__(self): super().__init__(print)
         def start(self, task):
             with exit_hooks.kept_through_fork():
                 return self.start_beside(work, [task], [])

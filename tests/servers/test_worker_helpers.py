@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from supervised import Service, alive, wait_for
 
+# Processes, not uvicorn: `fresh` runs them.
+pytestmark = pytest.mark.any_line
+
 KINDS = ["child", "session", "orphan", "bare", "forked", "stubborn"]
 
 

@@ -94,8 +94,10 @@ async def _close_each(times: int) -> None:
     routing = importlib.import_module("litellm.proxy.route_llm_request")
     server = importlib.import_module("litellm.proxy.proxy_server")
     for _ in range(times):
-        if server.shared_aiohttp_session is not None:
-            await server.shared_aiohttp_session.close()
+        session = server.shared_aiohttp_session
+        if session is not None:
+            await session.close()
+            _report(f"closed shared session (ID: {id(session)})")
         await asyncio.sleep(0.001)
         attached = routing.add_shared_session_to_data({})
         if attached is not None:

@@ -9,12 +9,12 @@ import os
 import random
 import socket
 import sys
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-DEPTH = 6
 LARGEST = 500
 """Entries of a container; the price map has thousands, all of them text from a file."""
 SEED = 5
@@ -48,7 +48,7 @@ class Drawn:
         before = _connected()
         self.ask(f"worker {os.getpid()}")
         return {
-            "texts": dict(texts()),
+            "texts": texts(),
             "numbers": [float(generator.random()) for generator in self.generators],
             "others": [hash(g.getstate()) for g in gc.get_objects() if _is_generator(g)],
             "inherited connections": before,
@@ -70,33 +70,24 @@ def _connected() -> list[int]:
     return inodes
 
 
-def texts() -> list[tuple[str, str]]:
-    """Return each text that LiteLLM's modules, their classes or instances hold, with its path."""
-    modules = sorted(name for name in sys.modules if _is_litellm(name))
+def texts() -> dict[str, str]:
+    """Return each text that LiteLLM's modules, their classes or instances hold, by its path."""
+    found = {}
     seen: set[int] = set()
-    return [
-        found
-        for name in [*modules, "drawn_at_import"]
-        if name in sys.modules
-        for found in _texts(name, vars(sys.modules[name]), seen, DEPTH)
-    ]
+    modules = sorted(name for name in sys.modules if _is_litellm(name))
+    queue = deque((f"{m}.{name}", x) for m in modules for name, x in vars(sys.modules[m]).items())
+    while queue:
+        path, thing = queue.popleft()
+        if isinstance(thing, str):
+            found[path] = thing
+        elif id(thing) not in seen and not isinstance(thing, ModuleType):
+            seen.add(id(thing))
+            queue.extend((f"{path}.{name}", held) for name, held in _held(thing))
+    return found
 
 
 def _is_litellm(module: Any) -> bool:
     return str(module).split(".")[0] in {"litellm", "litellm_enterprise", "drawn_at_import"}
-
-
-def _texts(path: str, thing: Any, seen: set[int], depth: int) -> list[tuple[str, str]]:
-    if isinstance(thing, str):
-        return [(path, thing)] if len(thing) <= LARGEST else []
-    if not depth or id(thing) in seen or isinstance(thing, ModuleType):
-        return []
-    seen.add(id(thing))
-    return [
-        found
-        for name, held in _held(thing)
-        for found in _texts(f"{path}.{name}", held, seen, depth - 1)
-    ]
 
 
 def _held(thing: Any) -> list[tuple[Any, Any]]:

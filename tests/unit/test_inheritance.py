@@ -113,6 +113,20 @@ def test_a_draw_is_known_however_it_is_written() -> None:
     assert outcome(program, "[*module.TEXTS, *module.KEYED]") == [True] * 4 + [False] * 2
 
 
+def test_a_default_is_found_also_when_the_garbage_collector_has_forgotten_its_tuple() -> None:
+    program = "import uuid\ndef function(name=str(uuid.uuid4())):\n    return name"
+    forgotten = (
+        "gc.collect() and None or gc.is_tracked(module.function.__defaults__) and sys.exit()"
+    )
+    assert outcome(program, "[module.function()]", before=forgotten) == [True]
+
+
+def test_hundreds_of_draws_are_told_apart() -> None:
+    """With ddtrace, imports draw more than 500."""
+    program = "import uuid\nTEXTS = [f'a{uuid.uuid4().hex}b' for _ in range(2000)]"
+    assert outcome(program, "[*module.TEXTS]") == [True] * 2000
+
+
 def test_what_the_command_draws_for_itself_stays() -> None:
     drawn = "setattr(module, 'late', str(__import__('uuid').uuid4())) or module.late"
     assert outcome("EARLY = None", "[module.late]", before=drawn) == [False]
@@ -129,7 +143,9 @@ def outcome(program: str, values: str, before: str = "None") -> list[bool]:
         exec(compile({textwrap.dedent(program)!r}, "imported", "exec"), vars(module))
         {before}
         old = {values}
-        found.find([held for held in gc.get_objects() if held is not old])
+        for _ in range(2):
+            found.forget()
+            found.find([held for held in gc.get_objects() if held is not old])
         kept = list(map(str, old))
         found.renew()
         print(json.dumps([a != b for a, b in zip(kept, {values})]))

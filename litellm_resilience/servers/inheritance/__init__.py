@@ -54,6 +54,7 @@ def prepare(log: logging.Logger) -> None:
     Args:
         log: where a step that fails is reported.
     """
+    _identities.forget()
     frozen = gc.get_freeze_count()
     gc.unfreeze()  # the garbage collector does not list frozen objects
     objects = gc.get_objects()

@@ -48,6 +48,7 @@ class Generators:
     def find(self, objects: Iterable[Any]) -> None:
         """Remember those without a seed; the `random` module's own renews itself at a fork."""
         self.stop()
+        self._unseeded, self._numpy = [], []
         numpy = sys.modules.get("numpy.random")
         numpy_kind = () if numpy is None else numpy.BitGenerator
         own: Any = random

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from litellm_resilience.supervisor.importing import importing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     Assign = Callable[[Any], object]
 
@@ -37,8 +37,9 @@ LONGEST_TEXT = 256
 OBJECTS_PER_SEARCH = 1024
 """Objects whose texts are searched together, which is several times faster."""
 
-MOST_DRAWS = 200
-"""More cannot be searched for in a few seconds. LiteLLM 1.106.2 draws 11, under ddtrace 562."""
+_UNLISTED = (dict, tuple)
+_RUN = re.compile(r"[\w-]{11,}", re.ASCII)
+_HEXADECIMAL = re.compile("[0-9a-f][0-9a-f-]{15,}")
 
 
 def spellings(draw: bytes) -> list[str]:
@@ -47,6 +48,21 @@ def spellings(draw: bytes) -> list[str]:
     if len(draw) == 16:  # noqa: PLR2004 - a UUID's bytes
         written += [str(uuid.UUID(bytes=draw, version=4)), uuid.UUID(bytes=draw, version=4).hex]
     return written
+
+
+def drawn_in(text: str, draws: Mapping[str, bytes]) -> set[bytes]:
+    """Return which draws a text contains; the time does not grow with their number.
+
+    Args:
+        text: what is searched.
+        draws: each draw, by all its spellings.
+    """
+    found = {draws[run] for run in _RUN.findall(text) if run in draws}
+    lengths = {len(spelling) for spelling in draws}
+    for run in _HEXADECIMAL.findall(text):  # also with something before or after it
+        parts = (run[at : at + size] for size in lengths for at in range(len(run) - size + 1))
+        found |= {draws[part] for part in parts if part in draws}
+    return found
 
 
 class Identities:
@@ -85,6 +101,10 @@ class Identities:
         while self._originals:
             setattr(*self._originals.pop())
 
+    def forget(self) -> None:
+        """Forget the places, which would be found as holders themselves."""
+        self._places.clear()
+
     def find(self, objects: list[Any]) -> None:
         """Remember every place that holds an identity.
 
@@ -97,13 +117,10 @@ class Identities:
         draws = {text: draw for draw in self._draws for text in spellings(draw) if _long(draw)}
         if not draws:
             return
-        if len(self._draws) > MOST_DRAWS:
-            raise OverflowError(f"imports have drawn {len(self._draws)} values at random")
-        search = re.compile("|".join(map(re.escape, draws)))
         fixed, fields = set(), []
-        for holder, value in _texts(objects, search):
+        for holder, value, drawn in _texts(objects, draws):
             places = assignments(holder, value)
-            for draw in {draws[text] for text in search.findall(value)}:
+            for draw in drawn:
                 self._places[draw] += [(value, assign) for assign in places]
                 if type(holder).__module__ == "pydantic.fields":
                     fields.append(holder)
@@ -131,29 +148,27 @@ def _long(draw: bytes) -> bool:
     return len(draw) >= SHORTEST_DRAW
 
 
-def _texts(objects: list[Any], search: re.Pattern[str]) -> Iterator[tuple[Any, str]]:
-    """Return each text in which something is found, with what holds it."""
+def _texts(objects: list[Any], draws: Mapping[str, bytes]) -> Iterator[tuple[Any, str, set[bytes]]]:
+    """Return what holds a text with a draw in it, the text, and the draws."""
     seen = set()
     while objects:
         unlisted = []
         for start in range(0, len(objects), OBJECTS_PER_SEARCH):
             holders = objects[start : start + OBJECTS_PER_SEARCH]
             referents = gc.get_referents(*holders)
-            if search.search(
-                "\n".join([t for t in referents if type(t) is str and len(t) <= LONGEST_TEXT])
-            ):
+            if drawn_in("\n".join(filter(_may_hold, referents)), draws):
                 for holder in holders:
-                    for value in gc.get_referents(holder):
-                        if (
-                            type(value) is str
-                            and len(value) <= LONGEST_TEXT
-                            and search.search(value)
-                        ):
-                            yield holder, value
-            # The garbage collector does not list dictionaries of mere texts and numbers.
-            unlisted += [kept for kept in referents if type(kept) is dict]
+                    for value in filter(_may_hold, gc.get_referents(holder)):
+                        if drawn := drawn_in(value, draws):
+                            yield holder, value, drawn
+            # The garbage collector does not list dictionaries and tuples of mere texts and numbers.
+            unlisted += [kept for kept in referents if type(kept) in _UNLISTED]
         objects = [kept for kept in unlisted if not gc.is_tracked(kept) and id(kept) not in seen]
         seen |= {id(kept) for kept in objects}
+
+
+def _may_hold(value: Any) -> bool:
+    return type(value) is str and len(value) <= LONGEST_TEXT
 
 
 def assignments(holder: Any, value: str) -> list[Assign]:

@@ -34,8 +34,8 @@ SHORTEST_DRAW = 8
 
 LONGEST_TEXT = 256
 
-OBJECTS_PER_SEARCH = 1024
-"""Objects whose texts are searched together, which is several times faster."""
+AT_ONCE = 1024
+"""Objects that are looked through together, which is several times faster."""
 
 _UNLISTED = (dict, tuple)
 _RUN = re.compile(r"[\w-]{11,}", re.ASCII)
@@ -58,8 +58,9 @@ def drawn_in(text: str, draws: Mapping[str, bytes]) -> set[bytes]:
         draws: each draw, by all its spellings.
     """
     found = {draws[run] for run in _RUN.findall(text) if run in draws}
-    lengths = {len(spelling) for spelling in draws}
-    for run in _HEXADECIMAL.findall(text):  # also with something before or after it
+    runs = _HEXADECIMAL.findall(text)  # also with something before or after a draw
+    lengths = {len(spelling) for spelling in draws} if runs else ()
+    for run in runs:
         parts = (run[at : at + size] for size in lengths for at in range(len(run) - size + 1))
         found |= {draws[part] for part in parts if part in draws}
     return found
@@ -150,25 +151,39 @@ def _long(draw: bytes) -> bool:
 
 def _texts(objects: list[Any], draws: Mapping[str, bytes]) -> Iterator[tuple[Any, str, set[bytes]]]:
     """Return what holds a text with a draw in it, the text, and the draws."""
-    seen = set()
+    holders, texts = _reachable(objects)
+    known: dict[str, set[bytes]] = {}
+    for some in _chunks([text for text in texts if len(text) <= LONGEST_TEXT]):
+        if drawn_in("\n".join(some), draws):
+            known |= {text: drawn for text in some if (drawn := drawn_in(text, draws))}
+    for some in _chunks(holders):
+        if [held for held in gc.get_referents(*some) if type(held) is str and held in known]:
+            for holder in some:
+                for held in gc.get_referents(holder):
+                    if type(held) is str and held in known:
+                        yield holder, held, known[held]
+
+
+def _reachable(objects: list[Any]) -> tuple[list[Any], set[str]]:
+    """Return all that may hold a text, and all texts.
+
+    The garbage collector does not list dictionaries and tuples of mere texts and numbers.
+    """
+    holders, texts, seen = list(objects), set[str](), set[int]()
     while objects:
         unlisted = []
-        for start in range(0, len(objects), OBJECTS_PER_SEARCH):
-            holders = objects[start : start + OBJECTS_PER_SEARCH]
-            referents = gc.get_referents(*holders)
-            if drawn_in("\n".join(filter(_may_hold, referents)), draws):
-                for holder in holders:
-                    for value in filter(_may_hold, gc.get_referents(holder)):
-                        if drawn := drawn_in(value, draws):
-                            yield holder, value, drawn
-            # The garbage collector does not list dictionaries and tuples of mere texts and numbers.
-            unlisted += [kept for kept in referents if type(kept) in _UNLISTED]
-        objects = [kept for kept in unlisted if not gc.is_tracked(kept) and id(kept) not in seen]
-        seen |= {id(kept) for kept in objects}
+        for some in _chunks(objects):
+            referents = gc.get_referents(*some)
+            texts.update([held for held in referents if type(held) is str])
+            unlisted += [held for held in referents if type(held) in _UNLISTED]
+        objects = [held for held in unlisted if not gc.is_tracked(held) and id(held) not in seen]
+        seen |= {id(held) for held in objects}
+        holders += objects
+    return holders, texts
 
 
-def _may_hold(value: Any) -> bool:
-    return type(value) is str and len(value) <= LONGEST_TEXT
+def _chunks(things: list[Any]) -> Iterator[list[Any]]:
+    return (things[at : at + AT_ONCE] for at in range(0, len(things), AT_ONCE))
 
 
 def assignments(holder: Any, value: str) -> list[Assign]:

@@ -23,6 +23,7 @@ from litellm_resilience.repairs.base import (
 )
 from litellm_resilience.servers import inheritance
 from litellm_resilience.status.services import Visibility, services
+from litellm_resilience.supervisor import template
 from litellm_resilience.supervisor.child import expect_children
 from litellm_resilience.supervisor.jitter import JitteredLimit
 from litellm_resilience.supervisor.journal import Journal
@@ -32,7 +33,6 @@ from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings
 from litellm_resilience.supervisor.preload import share_memory
 from litellm_resilience.supervisor.scoreboard import Scoreboard
-from litellm_resilience.supervisor.template import Template
 from litellm_resilience.supervisor.title import name_process
 
 if TYPE_CHECKING:
@@ -100,28 +100,11 @@ def _probe() -> None:
     require_async(Server, "shutdown", "self", "sockets")
 
 
-class Host(Protocol):
+class Host(template.Host, Protocol):
     """What is to be served, as far as the supervisor needs to know."""
 
     def log(self) -> logging.Logger:
         """Return where the events of workers are written."""
-
-    def preload(self, workers: int) -> str | None:
-        """Load the application, so that forked workers share it.
-
-        Args:
-            workers: how many will share it.
-
-        Returns:
-            Why workers should not be forked from this process, or None if they may be.
-        """
-
-    def own(self, slot: int) -> None:
-        """Give a forked worker its own of what was made once; called in it before it serves.
-
-        Args:
-            slot: the row of the scoreboard that it has.
-        """
 
     def for_template(self) -> Host:
         """Return a host for a fresh process, to be pickled."""
@@ -204,10 +187,10 @@ class _Supervised:
         board = Scoreboard.for_workers(spawning.context, workers)
         if self._how.preload and sys.platform == "linux":
             journal.loading_template(obstacle)
-            template = Template(self._host.for_template(), self._config, workers, board)
-            failure = template.load(self._how.settings.boot_timeout)
+            loaded = template.Template(self._host.for_template(), self._config, workers, board)
+            failure = loaded.load(self._how.settings.boot_timeout)
             if failure is None:
-                return template, board, obstacle
+                return loaded, board, obstacle
             obstacle = f"{obstacle}, and {failure}"
         return spawning, board, obstacle
 

@@ -54,13 +54,24 @@ UNKNOWN_STATUS = 255
 
 
 class Host(Protocol):
-    """What the template loads."""
+    """What workers are forked with."""
 
     def preload(self, workers: int) -> str | None:
-        """Load the application; say why workers should not be forked from this process, if so."""
+        """Load the application, so that forked workers share it.
+
+        Args:
+            workers: how many will share it.
+
+        Returns:
+            Why workers should not be forked from this process, or None if they may be.
+        """
 
     def own(self, slot: int) -> None:
-        """Give a forked worker its own of what was made once, before it serves."""
+        """Give a forked worker its own of what was made once; called in it before it serves.
+
+        Args:
+            slot: the row of the scoreboard that it has.
+        """
 
 
 class Template:

@@ -25,7 +25,7 @@ from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import chat
 from litellm_resilience.status.channel import UnavailableError, ask
 from tests.support import sabotage
-from tests.support.proxy import ProxyProcess
+from tests.support.proxy import MarkedLog, ProxyProcess
 from tests.support.watch import settled
 
 DEADLINE = 60.0
@@ -87,7 +87,7 @@ class Traffic:
         await until(lambda: self.answered >= wanted, f"{requests} more replies")
 
 
-class Deployment:
+class Deployment(MarkedLog):
     """A proxy under test and its upstream.
 
     Args:
@@ -104,7 +104,6 @@ class Deployment:
         self.provider = provider
         self.workers = workers
         self._socket = socket
-        self._seen = 0
 
     def status(self) -> dict[str, Any]:
         """What ``--status --json`` prints."""
@@ -139,16 +138,6 @@ class Deployment:
         (worker,) = self.status()["workers"]
         found: dict[str, Any] = worker
         return found
-
-    def mark(self) -> None:
-        """Let `log` begin here."""
-        self._seen = self.proxy.log_path.stat().st_size
-
-    def log(self) -> str:
-        """What was logged since `mark`."""
-        with self.proxy.log_path.open("rb") as log:
-            log.seek(self._seen)
-            return log.read().decode(errors="replace")
 
     async def logs(self, text: str, times: int = 1) -> None:
         """Wait for a text in the log since `mark`."""

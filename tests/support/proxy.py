@@ -96,3 +96,24 @@ class ProxyProcess(Proxy):
         """Remove the directory, unless it is to be kept."""
         if not self._keep_files:
             super().remove_files()
+
+
+class MarkedLog:
+    """The log of a proxy from a mark on, for whoever drives one.
+
+    Attributes:
+        proxy: the proxy, started before anything is asked here.
+    """
+
+    proxy: ProxyProcess
+    _seen = 0
+
+    def mark(self) -> None:
+        """Let `log` begin here."""
+        self._seen = self.proxy.log_path.stat().st_size
+
+    def log(self) -> str:
+        """What was logged since `mark`."""
+        with self.proxy.log_path.open("rb") as log:
+            log.seek(self._seen)
+            return log.read().decode(errors="replace")

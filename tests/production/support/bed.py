@@ -5,7 +5,7 @@ from litellm_resilience.demo.load import KeepAliveClient, LoadReport, RequestRec
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import RESILIENT, chat, default_config, free_port
 from litellm_resilience.status.channel import UnavailableError, ask
-from tests.support.proxy import ProxyProcess
+from tests.support.proxy import MarkedLog, ProxyProcess
 from tests.support.redis_server import RedisServer
 from tests.support.watch import Watcher, settled
 
@@ -13,6 +13,7 @@ __all__ = [
     "RESILIENT",
     "KeepAliveClient",
     "LoadReport",
+    "MarkedLog",
     "ProviderThread",
     "ProxyProcess",
     "RedisServer",

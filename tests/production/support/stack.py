@@ -22,6 +22,7 @@ from bed import (
     RESILIENT,
     KeepAliveClient,
     LoadReport,
+    MarkedLog,
     ProviderThread,
     ProxyProcess,
     RequestRecord,
@@ -54,7 +55,7 @@ def forked(method: str) -> bool:
     return "forked" in method or "template" in method
 
 
-class Stack(Started):
+class Stack(MarkedLog, Started):
     """A proxy with a database, and all that it needs of its own; a context manager.
 
     Args:
@@ -88,7 +89,6 @@ class Stack(Started):
         self.workers = workers
         self.folder = Path(tempfile.mkdtemp(prefix="production-"))
         self._socket = self.folder / "status.sock"
-        self._seen = 0
         given = dict(config or {})
         settings = {"callbacks": ["production_faults.handler"], **given.pop("litellm_settings", {})}
         general = {"proxy_batch_write_at": 1, **given.pop("general_settings", {})}
@@ -179,16 +179,6 @@ class Stack(Started):
         """Wait until all workers serve and there are no others; return their process ids."""
         what = f"{self.workers} workers that serve, and no others"
         return self.until(lambda: settled(self._known(), self.workers), what)
-
-    def mark(self) -> None:
-        """Let `log` begin here."""
-        self._seen = self.proxy.log_path.stat().st_size
-
-    def log(self) -> str:
-        """What was logged since `mark`."""
-        with self.proxy.log_path.open("rb") as log:
-            log.seek(self._seen)
-            return log.read().decode(errors="replace")
 
     def logs(self, text: str, times: int = 1) -> None:
         """Wait for a text in the log since `mark`."""

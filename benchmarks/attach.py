@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.commands import add_number
 from benchmarks.report import Comparison, Machine, Outcome, compared, order
 from litellm_resilience import install, uninstall
+from litellm_resilience.records.flush import Flush
 from litellm_resilience.repairs import shared_session
 from litellm_resilience.repairs.base import Changes, Context, PatchState, first_name
 from litellm_resilience.repairs.lifecycle import INITIALISERS
@@ -232,6 +233,7 @@ class _Bench:
             transport=self.server,
             http_handler=self.server,
             keeper=SessionKeeper(ModuleSlot(self.server), self.log),
+            flush=Flush(self.log),
             log=self.log,
             changes=Changes(),
         )

@@ -7,12 +7,14 @@ that runs its callback while the servers it may start are intercepted.
 from __future__ import annotations
 
 import copy
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from litellm_resilience.command import options
+from litellm_resilience.repairs import worker_end
 from litellm_resilience.servers import interception
 from litellm_resilience.servers.supervised import Supervision
 from litellm_resilience.status.services import Visibility
@@ -71,6 +73,7 @@ class ResilientCommand(click.Command):
         metrics_port = ours["resilience_metrics_port"]
         if metrics_port is not None and metrics_port == ctx.params.get("port"):
             raise click.UsageError("--resilience_metrics_port must not be --port.", ctx)
+        os.environ[worker_end.TIMEOUT_VARIABLE] = str(ours["worker_flush_timeout"])
         chosen = next((flag for flag in SERVER_FLAGS if ctx.params.get(flag)), None)
         with interception.intercepted(jitter, chosen, _supervision(ctx, ours, given)):
             return super().invoke(ctx)
@@ -82,6 +85,7 @@ def _supervision(ctx: click.Context, ours: dict[Any, Any], given: list[str]) -> 
             max_restarting=ours["max_restarting_workers"],
             boot_timeout=ours["worker_boot_timeout"],
             drain_timeout=ours["worker_drain_timeout"],
+            flush_timeout=ours["worker_flush_timeout"],
             hang_timeout=ours["worker_hang_timeout"],
             min_lifetime=ours["min_worker_lifetime"],
         ),

@@ -101,6 +101,13 @@ def serving_options() -> list[click.Option]:
             "seconds.",
         ),
         _option(
+            "worker_flush_timeout",
+            Finite(min=0),
+            10.0,
+            "Let a worker that ends send its log events, spend and traces for up to this many "
+            "seconds after its last reply.",
+        ),
+        _option(
             "worker_hang_timeout",
             Finite(min=1),
             60.0,

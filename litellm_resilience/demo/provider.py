@@ -10,6 +10,7 @@ import contextlib
 import json
 import threading
 import time
+import uuid
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +223,7 @@ class FakeProvider:
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
         completed = False
+        name = _new_id()
         self.streams_open += 1
         try:
             await response.prepare(request)
@@ -230,8 +232,10 @@ class FakeProvider:
             for number in range(self.settings.chunks):
                 if number and self.settings.chunk_interval > 0:
                     await asyncio.sleep(self.settings.chunk_interval)
-                await response.write(_event(_chunk(model, {"content": f"word{number} "}, None)))
-            await response.write(_event(_chunk(model, {}, "stop")))
+                await response.write(
+                    _event(_chunk(name, model, {"content": f"word{number} "}, None))
+                )
+            await response.write(_event(_chunk(name, model, {}, "stop")))
             # At once: some clients close the connection at [DONE] instead of reading on to the end.
             await response.write_eof(b"data: [DONE]\n\n")
             completed = True
@@ -327,9 +331,14 @@ def _error(status: int, message: str) -> web.Response:
     )
 
 
+def _new_id() -> str:
+    """Return what no other completion is called: LiteLLM has one row of spend for each name."""
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
 def _completion(model: str) -> dict[str, Any]:
     return {
-        "id": "chatcmpl-fake",
+        "id": _new_id(),
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
@@ -344,9 +353,11 @@ def _completion(model: str) -> dict[str, Any]:
     }
 
 
-def _chunk(model: str, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+def _chunk(
+    name: str, model: str, delta: dict[str, str], finish_reason: str | None
+) -> dict[str, Any]:
     return {
-        "id": "chatcmpl-fake",
+        "id": name,
         "object": "chat.completion.chunk",
         "created": int(time.time()),
         "model": model,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from litellm_resilience.records.flush import Flush
     from litellm_resilience.session.keeper import SessionKeeper
 
 MISSING = object()
@@ -50,6 +51,7 @@ class Context:
         transport: the module `litellm.llms.custom_httpx.aiohttp_transport`.
         http_handler: the module `litellm.llms.custom_httpx.http_handler`.
         keeper: keeps the shared session of this process.
+        flush: what this process flushes at its end.
         log: LiteLLM's proxy logger.
         changes: what has been replaced, for taking it back.
     """
@@ -59,6 +61,7 @@ class Context:
     transport: ModuleType
     http_handler: ModuleType
     keeper: SessionKeeper
+    flush: Flush
     log: logging.Logger
     changes: Changes
 

@@ -7,9 +7,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from litellm_resilience.records.flush import Flush
 from litellm_resilience.repairs import (
     background_health,
+    batch_loggers,
     cached_clients,
+    callbacks,
     client_disconnect,
     finalizers,
     lifecycle,
@@ -17,7 +20,10 @@ from litellm_resilience.repairs import (
     ownership,
     reports,
     shared_session,
+    spend,
     stream_release,
+    telemetry,
+    worker_end,
 )
 from litellm_resilience.repairs.base import (
     Changes,
@@ -29,9 +35,10 @@ from litellm_resilience.repairs.base import (
     first_name,
 )
 from litellm_resilience.session.keeper import Counters, SessionKeeper
+from litellm_resilience.supervisor.figures import NOTHING_HELD, Held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import ModuleType
 
     from aiohttp import ClientSession
@@ -45,6 +52,12 @@ PATCHES: tuple[Patch, ...] = (
     Patch("cached-clients", "LiteLLMAiohttpTransport.handle_async_request", cached_clients.apply),
     Patch("stream-release", "AiohttpResponseStream", stream_release.apply),
     Patch("client-disconnect", "StreamingResponse.__call__", client_disconnect.apply),
+    Patch("callbacks", "GLOBAL_LOGGING_WORKER", callbacks.apply),
+    Patch("batch-loggers", "CustomBatchLogger", batch_loggers.apply),
+    Patch("spend", "update_spend", spend.apply),
+    Patch("telemetry", "TracerProvider", telemetry.apply),
+    # Before session-lifecycle, so that the session lives while records are flushed.
+    Patch("worker-flush", "proxy_startup_event", worker_end.apply),
     Patch("session-lifecycle", "proxy_startup_event", lifecycle.apply),
     Patch(
         "shared-session",
@@ -106,6 +119,7 @@ class _Installation:
         self.changes = Changes()
         self.report: Report = {}
         self.keeper: SessionKeeper | None = None
+        self.flush: Flush | None = None
 
 
 _guard = threading.RLock()
@@ -184,6 +198,18 @@ def counters() -> Counters:
         return _active.keeper.counters
 
 
+def held(besides: Collection[Any] = ()) -> Held:
+    """Return what this process has to do beside requests; to be called in its event loop.
+
+    Args:
+        besides: the tasks of requests.
+    """
+    flush = None if _active is None else _active.flush
+    if flush is None:
+        return NOTHING_HELD
+    return Held(len(flush.work.tasks(besides)[0]), flush.held())
+
+
 def _log() -> Any:
     return importlib.import_module("litellm._logging").verbose_proxy_logger
 
@@ -193,12 +219,14 @@ def _apply_all() -> _Installation:
     server = importlib.import_module("litellm.proxy.proxy_server")
     log = _log()
     installation.keeper = SessionKeeper(ModuleSlot(server), log)
+    installation.flush = Flush(log)
     context = Context(
         proxy_server=server,
         route_llm_request=importlib.import_module("litellm.proxy.route_llm_request"),
         transport=importlib.import_module("litellm.llms.custom_httpx.aiohttp_transport"),
         http_handler=importlib.import_module("litellm.llms.custom_httpx.http_handler"),
         keeper=installation.keeper,
+        flush=installation.flush,
         log=log,
         changes=installation.changes,
     )

@@ -125,8 +125,13 @@ class GunicornServer(DrainingServer):
     async def on_tick(self, counter: int) -> bool:
         """Write the row."""
         if self._figures is not None:
-            self._figures.record(self.server_state, registry.counters())
+            state = self.server_state
+            self._figures.record(state, registry.counters(), registry.held(state.tasks))
         return await super().on_tick(counter)
+
+    def work_in_hand(self) -> int:
+        """Return how many tasks replies have left behind."""
+        return registry.held(self.server_state.tasks).tasks
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain."""

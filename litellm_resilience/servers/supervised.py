@@ -164,6 +164,7 @@ class _Supervised:
             registry.counters,
             metrics.forget,
             self._how.keep_helpers,
+            registry.held,
         )
         status = Supervisor(
             self._config, sockets, plan, launcher, journal, board=board, services=beside

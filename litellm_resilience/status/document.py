@@ -43,6 +43,7 @@ def document(
             "boot_failures": totals.boot_failures,
             "recycled": totals.recycled_by_reason,
             "died": totals.died_by_cause,
+            "records_lost": board.lost_records(),
         },
         "events": [
             {"seconds_ago": round(max(0.0, now - at), 1), "event": text} for at, text in events
@@ -67,6 +68,7 @@ def worker(slot: int, row: Row, now: float) -> dict[str, Any]:
         **row.own_counts,
         "request_limit": row.request_limit or None,
         "in_flight": row.in_flight,
+        "records": row.records,
         "memory": row.memory,
         "event_loop_lag": round(_number(event_loop_lag(row, now)), 3),
         "session_generation": row.session_generation,

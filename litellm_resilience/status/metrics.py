@@ -43,6 +43,10 @@ PER_WORKER = {
     "requests": ("worker_requests", "Requests answered by the worker in this slot."),
     "request_limit": ("worker_request_limit", "Requests after which the worker is replaced."),
     "in_flight": ("worker_requests_in_flight", "Requests that the worker is answering."),
+    "records": (
+        "worker_records_held",
+        "Log events, spans and spend that the worker has not sent yet.",
+    ),
     "memory": ("worker_resident_memory_bytes", "Resident memory, shared pages included."),
     "event_loop_lag": (
         "worker_event_loop_lag_seconds",
@@ -97,6 +101,13 @@ class ScoreboardCollector:
             "Workers that died or were killed, by cause.",
             "cause",
             totals.died_by_cause,
+        )
+        yield _labelled(
+            CounterMetricFamily,
+            "records_lost",
+            "Log events, spans and spend that a worker had not sent when it ended, by sink.",
+            "sink",
+            self._board.lost_records(),
         )
         yield _histogram(
             "worker_boot_seconds",

@@ -22,6 +22,7 @@ COLUMNS: Sequence[tuple[str, Callable[[dict[str, Any]], str]]] = (
     ("age", lambda worker: duration(worker["age"])),
     ("requests", lambda worker: f"{worker['requests']}{_of(worker['request_limit'])}"),
     ("in flight", lambda worker: str(worker["in_flight"])),
+    ("records", lambda worker: str(worker["records"])),
     ("memory", lambda worker: f"{worker['memory'] // MEGABYTE} MB" if worker["memory"] else "-"),
     ("loop lag", lambda worker: f"{worker['event_loop_lag']:.3f} s"),
     ("session", lambda worker: str(worker["session_generation"])),

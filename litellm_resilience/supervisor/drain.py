@@ -44,6 +44,10 @@ class DrainingServer(Server):
     drain_timeout: float = 600.0
     draining: bool = False
 
+    def work_in_hand(self) -> int:
+        """Return how many tasks the drain waits for beside requests and connections."""
+        return 0
+
     async def on_tick(self, counter: int) -> bool:
         """Do what uvicorn does ten times a second; announce the end while draining."""
         ended = await super().on_tick(counter)
@@ -89,7 +93,7 @@ class DrainingServer(Server):
                 self._close_websockets()
             if now >= min(began + self.drain_timeout, stop_asked + self._stop_timeout):
                 return
-            if now >= settled and not state.connections and not state.tasks:
+            if now >= settled and not (state.connections or state.tasks or self.work_in_hand()):
                 return
             idle_since = {
                 connection: idle_since.get(connection, now)

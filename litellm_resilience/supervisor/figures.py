@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from uvicorn.server import ServerState
 
     from litellm_resilience.supervisor.scoreboard import Row
@@ -24,6 +26,27 @@ class SessionCounts(Protocol):
     pool_waits: int
 
 
+class Held(NamedTuple):
+    """What a worker still has to do beside requests.
+
+    Args:
+        tasks: how many tasks its replies have left behind.
+        records: how many records it holds, by the name of the sink that they are for.
+    """
+
+    tasks: int
+    records: Mapping[str, int]
+
+
+NOTHING_HELD = Held(0, {})
+
+
+def nothing_held(besides: Collection[Any]) -> Held:
+    """Say that there is nothing to do, whatever is served."""
+    del besides
+    return NOTHING_HELD
+
+
 class Figures:
     """Writes a worker's row, ten times a second.
 
@@ -37,15 +60,19 @@ class Figures:
         self._tick = tick
         self._delays: deque[tuple[float, float]] = deque()
 
-    def record(self, server: ServerState, session: SessionCounts) -> None:
+    def record(
+        self, server: ServerState, session: SessionCounts, held: Held = NOTHING_HELD
+    ) -> None:
         """Note that the event loop has turned just now.
 
         Args:
             server: what uvicorn knows of its connections and requests.
             session: what the shared session has been through so far.
+            held: what there is to do beside requests.
         """
+        self._row.hold(held.records)
         now = time.monotonic()
-        self.turned(now, server.total_requests, len(server.tasks), session)
+        self.turned(now, server.total_requests, len(server.tasks) + held.tasks, session)
 
     def turned(self, now: float, answered: int, in_flight: int, session: SessionCounts) -> None:
         """Note that the event loop has turned.

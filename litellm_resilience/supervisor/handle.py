@@ -43,6 +43,7 @@ class Handle:
         killed_because: why it was killed, if it was.
         successor: the name of the worker that takes its place, if it is known.
         misunderstood: whether it has said something that means nothing.
+        records_lost: how many records it held when it ended.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Handle:
         self.killed_because: str | None = None
         self.successor: str | None = None
         self.misunderstood = False
+        self.records_lost = 0
         self._due_at = now
         self._board = board
         self.slot = slot
@@ -108,6 +110,10 @@ class Handle:
     def memory(self) -> int:
         """Resident memory in bytes when last looked at."""
         return self._row.memory
+
+    def lose_held_records(self) -> None:
+        """Note at its end what it has not sent."""
+        self.records_lost = self._row.lose_held()
 
     def enter(self, state: WorkerState, now: float) -> float:
         """Change the state; return how many seconds the last one took."""

@@ -130,9 +130,10 @@ class Journal:
         """A worker died."""
         self._write(
             logging.ERROR,
-            "%s died: %s; %s",
+            "%s died: %s; %s%s",
             worker.name.capitalize(),
             exits.describe(worker.process.exitcode, worker.killed_because),
+            _records(worker, "{}; "),
             f"workers keep dying, next start in {pause:g} s" if pause else "replacing it",
         )
 
@@ -140,10 +141,11 @@ class Journal:
         """A worker ended otherwise than asked, and nothing needs to be done about it."""
         self._write(
             logging.WARNING,
-            "%s %s while %s",
+            "%s %s while %s%s",
             worker.name.capitalize(),
             exits.describe(worker.process.exitcode, worker.killed_because),
             worker.state.value,
+            _records(worker, "; {}"),
         )
 
     def left(self, left: Left) -> None:
@@ -179,3 +181,9 @@ class Journal:
     def stopped(self) -> None:
         """All workers have ended."""
         self._write(logging.INFO, "All workers have ended")
+
+
+def _records(worker: Handle, template: str) -> str:
+    """Say how many records were lost with a worker, if any."""
+    number = worker.records_lost
+    return template.format(f"{number} records are lost with it") if number else ""

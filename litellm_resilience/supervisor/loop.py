@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from litellm_resilience.supervisor import policy
+from litellm_resilience.supervisor.figures import nothing_held
 from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.helpers import Helpers
 from litellm_resilience.supervisor.link import Link, Said
@@ -23,11 +24,11 @@ from litellm_resilience.supervisor.restarts import Restarts
 from litellm_resilience.supervisor.worker import Assignment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from uvicorn.config import Config
 
-    from litellm_resilience.supervisor.figures import SessionCounts
+    from litellm_resilience.supervisor.figures import Held, SessionCounts
     from litellm_resilience.supervisor.journal import Journal
     from litellm_resilience.supervisor.launch import Launcher, WorkerProcess
     from litellm_resilience.supervisor.limits import Limits, Recycling
@@ -39,7 +40,7 @@ LOOK_INTERVAL = 0.5
 SUSPENDED_GAP = 5.0
 """A gap between two looks that means the supervisor was suspended, in seconds."""
 STOP_MARGIN = 10.0
-"""Seconds that a worker may take to shut its application down after its drain."""
+"""Seconds that a worker may take to shut its application down after its drain and flush."""
 
 
 class Service(Protocol):
@@ -75,6 +76,8 @@ class Plan:
         session_counts: returns what a worker's shared session has been through; called there.
         ended: called with the row of each worker that has ended.
         keep_helpers: names of processes that may outlive the worker that started them.
+        held: returns what a worker has to do beside the requests whose tasks it is given; called
+            there.
     """
 
     workers: int
@@ -83,6 +86,7 @@ class Plan:
     session_counts: Callable[[], SessionCounts]
     ended: Callable[[int], None]
     keep_helpers: frozenset[str] = field(default_factory=frozenset)
+    held: Callable[[Collection[Any]], Held] = nothing_held
 
 
 class Supervisor:
@@ -242,6 +246,7 @@ class Supervisor:
 
     def _note_end(self, worker: Handle, now: float) -> None:
         self._workers.remove(worker)
+        worker.lose_held_records()
         totals = self._board.totals
         if worker.state is WorkerState.DRAINING and worker.ended_as_asked:
             totals.drain.observe(now - worker.since)
@@ -328,6 +333,7 @@ class Supervisor:
             board=self._board,
             slot=slot,
             session_counts=self._plan.session_counts,
+            held=self._plan.held,
             request_limit=limits.requests,
             drain_timeout=self._plan.settings.drain_timeout,
             keep_helpers=self._plan.keep_helpers,
@@ -370,7 +376,7 @@ class Supervisor:
     def _stop(self, now: float) -> None:
         timeout = self._config.timeout_graceful_shutdown
         grace = self._plan.settings.drain_timeout if timeout is None else timeout
-        self._stop_deadline = now + grace + STOP_MARGIN
+        self._stop_deadline = now + grace + self._plan.settings.flush_timeout + STOP_MARGIN
         # Whoever connects now is refused, instead of waiting for nobody until the end.
         for listener in self._sockets:
             listener.close()

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KILL_MARGIN = 5.0
-"""Seconds a worker is given to end by itself after its drain timeout."""
+KILL_MARGIN = 10.0
+"""Seconds a worker is given to end by itself after its drain and flush timeouts."""
 
 
 class WorkerState(Enum):
@@ -74,6 +74,7 @@ class Settings:
         max_restarting: how many may be in replacement at once.
         boot_timeout: a worker that is not ready by then is given up.
         drain_timeout: a draining worker that has not ended by then is killed.
+        flush_timeout: how long a worker may flush records after its drain.
         hang_timeout: a worker whose event loop does not turn for that long is killed.
         min_lifetime: no limit replaces a worker that has been ready for less than that.
     """
@@ -81,6 +82,7 @@ class Settings:
     max_restarting: int = 1
     boot_timeout: float = 300.0
     drain_timeout: float = 600.0
+    flush_timeout: float = 10.0
     hang_timeout: float = 60.0
     min_lifetime: float = 1.0
 
@@ -183,7 +185,8 @@ def _stuck(now: float, workers: Sequence[Worker], settings: Settings) -> list[tu
     found = []
     for worker in workers:
         seconds, reason = limits[worker.state]
-        margin = KILL_MARGIN if worker.state is WorkerState.DRAINING else 0.0
+        draining = worker.state is WorkerState.DRAINING
+        margin = settings.flush_timeout + KILL_MARGIN if draining else 0.0
         serving = worker.state in (WorkerState.SERVING, WorkerState.RETIRING)
         start = max(worker.ready_at or 0.0, worker.turned_at) if serving else worker.since
         if not worker.doomed and now - start > seconds + margin:

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.supervisor.exits import Cause
@@ -18,7 +19,7 @@ from litellm_resilience.supervisor.note import Note
 from litellm_resilience.supervisor.policy import Due, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from multiprocessing.context import BaseContext
 
     from typing_extensions import Self
@@ -27,6 +28,10 @@ CAPACITY = 256
 """How many workers there can be at once, draining ones included, unless more are wanted."""
 REASON_LENGTH = 80
 """How many bytes are kept of why a worker is to be replaced."""
+SINKS = 8
+"""How many sinks of records a worker names; what it holds for more is counted with the last."""
+SINK_LENGTH = 32
+"""How many bytes are kept of the name of a sink."""
 STATES = tuple(WorkerState)
 DUES = tuple(Due)
 CAUSES = tuple(Cause)
@@ -54,6 +59,21 @@ class Counts(ctypes.Structure):
 COUNTED = tuple(name for name, *_ in Counts._fields_)
 
 
+class SinkRecords(ctypes.Structure):
+    """The records of a worker for one sink."""
+
+    _fields_ = (
+        ("name", ctypes.c_char * SINK_LENGTH),
+        ("held", ctypes.c_uint64),
+        ("lost", ctypes.c_uint64),
+    )
+    name: bytes
+    """Empty while no sink has it."""
+    held: int
+    lost: int
+    """Including by the earlier workers of this row."""
+
+
 class Row(ctypes.Structure):
     """One worker. Times are seconds of the monotonic clock, 0 before they have come."""
 
@@ -73,6 +93,7 @@ class Row(ctypes.Structure):
         ("lag", ctypes.c_double),
         ("session_generation", ctypes.c_uint64),
         ("counts", Counts),
+        ("sinks", SinkRecords * SINKS),
     )
     number: int
     generation: int
@@ -95,6 +116,8 @@ class Row(ctypes.Structure):
     lag: float
     session_generation: int
     counts: Counts
+    sinks: ctypes.Array[SinkRecords]
+    """After the worker's end the supervisor writes these."""
 
     @property
     def state(self) -> WorkerState | None:
@@ -109,6 +132,48 @@ class Row(ctypes.Structure):
     def requests(self) -> int:
         """How many requests its worker has answered."""
         return self.counts.requests - self.before.requests
+
+    @property
+    def records(self) -> int:
+        """How many records its worker holds."""
+        return sum(sink.held for sink in self.sinks)
+
+    def hold(self, records: Mapping[str, int]) -> None:
+        """Note how many records are held.
+
+        Args:
+            records: numbers by the name of the sink; of sinks that are missing none are held.
+        """
+        held = Counter[bytes]()
+        for name, number in records.items():
+            held[self._sink(name).name] += number
+        for sink in self.sinks:
+            sink.held = held[sink.name]
+
+    def lose(self, records: Mapping[str, int]) -> None:
+        """Count records as lost.
+
+        Args:
+            records: numbers by the name of the sink.
+        """
+        for name, number in records.items():
+            self._sink(name).lost += number
+
+    def lose_held(self) -> int:
+        """Count what is held as lost, at the worker's end; return how many records that was."""
+        held = self.records
+        for sink in self.sinks:
+            sink.lost += sink.held
+            sink.held = 0
+        return held
+
+    def _sink(self, name: str) -> SinkRecords:
+        encoded = name.encode()[: SINK_LENGTH - 1]
+        for sink in self.sinks:
+            if sink.name in (encoded, b""):
+                sink.name = encoded
+                return sink
+        return self.sinks[SINKS - 1]
 
     @property
     def own_counts(self) -> dict[str, int]:
@@ -246,6 +311,15 @@ class Scoreboard:
                 row.started_at = row.ready_at = row.turned_at = row.lag = 0.0
                 return slot
         raise BlockingIOError(errno.EAGAIN, f"all {len(self._rows)} rows for workers are in use")
+
+    def lost_records(self) -> dict[str, int]:
+        """Return how many records were lost, by the name of their sink."""
+        lost = Counter[str]()
+        for row in self._rows:
+            for sink in row.sinks:
+                if sink.lost:
+                    lost[sink.name.decode(errors="replace")] += sink.lost
+        return dict(lost)
 
     def release(self, slot: int) -> None:
         """Give a row back; its counts stay."""

@@ -8,7 +8,7 @@ import faulthandler
 import signal
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.supervisor import exit_hooks, helpers, prctl, scoreboard
 from litellm_resilience.supervisor.child import default_signals
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from uvicorn.config import Config
 
-    from litellm_resilience.supervisor.figures import SessionCounts
+    from litellm_resilience.supervisor.figures import Held, SessionCounts
     from litellm_resilience.supervisor.link import WorkerEnd
     from litellm_resilience.supervisor.scoreboard import Scoreboard
 
@@ -45,6 +45,7 @@ class Assignment:
         board: where all workers write about themselves.
         slot: the row that was claimed for this one.
         session_counts: returns what this process's shared session has been through.
+        held: returns what this process has to do beside the requests whose tasks it is given.
         request_limit: answered requests after which it asks to be replaced; None for no limit.
         drain_timeout: seconds its drain may take while it is being recycled.
         keep_helpers: names of processes it starts that may outlive it.
@@ -57,6 +58,7 @@ class Assignment:
     board: Scoreboard
     slot: int
     session_counts: Callable[[], SessionCounts]
+    held: Callable[[Collection[Any]], Held]
     request_limit: int | None
     drain_timeout: float
     keep_helpers: frozenset[str]
@@ -77,6 +79,7 @@ class WorkerServer(DrainingServer):
         self._link = assignment.link
         self._figures = Figures(assignment.board.row(assignment.slot), TICK)
         self._session_counts = assignment.session_counts
+        self._held = assignment.held
         self._request_limit = assignment.request_limit
         self._told_to_drain = False
 
@@ -105,7 +108,7 @@ class WorkerServer(DrainingServer):
     async def on_tick(self, counter: int) -> bool:
         """Note that the loop turns, report the limit, obey the supervisor."""
         state = self.server_state
-        self._figures.record(state, self._session_counts())
+        self._figures.record(state, self._session_counts(), self._held(state.tasks))
         if self._request_limit is not None and state.total_requests >= self._request_limit:
             self._request_limit = None
             self._link.say(Said.LIMIT)
@@ -115,6 +118,10 @@ class WorkerServer(DrainingServer):
         elif told is Told.GONE:
             self.should_exit = True
         return await super().on_tick(counter) or self._told_to_drain
+
+    def work_in_hand(self) -> int:
+        """Return how many tasks replies have left behind."""
+        return self._held(self.server_state.tasks).tasks
 
     async def _end_if_abandoned(self) -> None:
         """End at once if the supervisor does before this worker has started."""

@@ -36,6 +36,7 @@ BAD: dict[str, list[str]] = {
     "max_restarting_workers": [*NO_INTEGERS, "0", "-1", *BEYOND],
     "worker_boot_timeout": [*NO_NUMBERS, "0", "0.9", "-5"],
     "worker_drain_timeout": [*NO_NUMBERS, "0", "-1"],
+    "worker_flush_timeout": [*NO_NUMBERS, "-1"],
     "worker_hang_timeout": [*NO_NUMBERS, "0", "0.9", "-5"],
     "preload_modules": [
         "",

@@ -18,12 +18,15 @@ TESTS = Path(__file__).parents[1]
 SHARED_NAMES = {"__init__.py", "conftest.py"}
 PACKAGE = Path(litellm_resilience.__file__).parent
 NAME = PACKAGE.name
-ORDER = ("command", "servers", "repairs", "status", "supervisor", "session", "plan", "demo")
+ORDER = (
+    *("command", "servers", "repairs", "status", "supervisor", "records", "session"),
+    *("plan", "demo"),
+)
 """Each folder may know only folders after it, and of those only what `MAY_IMPORT` names."""
 MAY_IMPORT = {
     "command": {"servers", "repairs", "supervisor", "status", "plan"},
     "servers": {"repairs", "supervisor", "status"},
-    "repairs": {"session", "supervisor", "status"},
+    "repairs": {"session", "records", "supervisor", "status"},
     "status": {"supervisor", "session"},
 }
 TOP = {"__init__.py": {"repairs", "session"}, "__main__.py": {"command"}, "asgi.py": {"servers"}}

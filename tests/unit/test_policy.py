@@ -28,7 +28,12 @@ from litellm_resilience.supervisor.restarts import Restarts
 
 NOW = 1000.0
 SETTINGS = Settings(
-    max_restarting=1, boot_timeout=30.0, drain_timeout=60.0, hang_timeout=20.0, min_lifetime=5.0
+    max_restarting=1,
+    boot_timeout=30.0,
+    drain_timeout=60.0,
+    hang_timeout=20.0,
+    min_lifetime=5.0,
+    flush_timeout=5.0,
 )
 
 
@@ -180,8 +185,10 @@ class TestKills:
         assert kills(make(1, turned_at=NOW - 900)) == []
 
     def test_a_draining_worker_may_first_end_by_itself(self) -> None:
-        assert kills(draining(1, since=NOW - 60.0 - KILL_MARGIN)) == []
-        assert kills(draining(1, since=NOW - 60.1 - KILL_MARGIN)) == [1]
+        """It drains for a minute, flushes for five seconds, and shuts down."""
+        allowed = 60.0 + 5.0 + KILL_MARGIN
+        assert kills(draining(1, since=NOW - allowed)) == []
+        assert kills(draining(1, since=NOW - allowed - 0.1)) == [1]
 
     @pytest.mark.parametrize("make", [booting, serving, retiring, draining])
     def test_nobody_is_killed_twice(self, make: Any) -> None:
@@ -315,7 +322,8 @@ class World:
         if worker.state is WorkerState.BOOTING:
             return elapsed > self.settings.boot_timeout
         if worker.state is WorkerState.DRAINING:
-            return elapsed > self.settings.drain_timeout + KILL_MARGIN
+            allowed = self.settings.drain_timeout + self.settings.flush_timeout + KILL_MARGIN
+            return elapsed > allowed
         return worker.number in self.hung
 
     def check_nothing_is_left_undone(self) -> None:

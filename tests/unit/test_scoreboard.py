@@ -24,7 +24,7 @@ from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.limits import Limits
 from litellm_resilience.supervisor.link import Link
 from litellm_resilience.supervisor.policy import Demand, Due, Settings, WorkerState, decide
-from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
+from litellm_resilience.supervisor.scoreboard import SINKS, Row, Scoreboard
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -166,6 +166,39 @@ def exposed(board: Scoreboard) -> str:
     registry = CollectorRegistry()
     registry.register(ScoreboardCollector(board))
     return generate_latest(registry).decode()
+
+
+class TestRecords:
+    def test_what_is_held_is_known_by_sink_and_lost_at_the_end(self) -> None:
+        board = make(1)
+        row = board.row(board.claim())
+        row.hold({"box": 3, "spend": 2})
+        row.hold({"spend": 4})
+        assert row.records == 4
+        assert board.lost_records() == {}
+        assert row.lose_held() == 4
+        assert (row.records, board.lost_records()) == (0, {"spend": 4})
+
+    def test_losses_go_on_in_the_next_worker_of_a_row(self) -> None:
+        board = make(1)
+        slot = board.claim()
+        board.row(slot).lose({"box": 1})
+        board.release(slot)
+        row = board.row(board.claim())
+        row.hold({"spend": 1, "box": 5})
+        row.lose({"box": 2})
+        assert (row.records, board.lost_records()) == (6, {"box": 3})
+
+    def test_more_sinks_than_have_a_name_count_under_the_last(self) -> None:
+        board = make(1)
+        row = board.row(board.claim())
+        held = {f"sink {number}": 1 for number in range(SINKS + 3)}
+        row.hold(held)
+        assert row.records == len(held)
+        row.lose_held()
+        lost = board.lost_records()
+        assert len(lost) == SINKS
+        assert lost[f"sink {SINKS - 1}"] == 4
 
 
 class TestTotals:

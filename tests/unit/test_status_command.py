@@ -50,6 +50,7 @@ def test_the_document_has_every_figure(state: dict[str, Any]) -> None:
         "requests": 52,
         "request_limit": 50,
         "in_flight": 6,
+        "records": 0,
         "memory": 300 * 1024 * 1024,
         "event_loop_lag": 0.0,
         "session_generation": 2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -112,22 +112,30 @@ class TelemetrySink(Sink):
 
 
 class LoggingSink(Sink):
-    """Receives what LiteLLM's ``generic_api`` sends.
+    """Receives what LiteLLM's ``generic_api`` and callbacks of the operator send.
 
     Attributes:
-        records: all that came.
+        records: all that came from ``generic_api``.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.records: list[dict[str, Any]] = []
+        self._records: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def take(self, path: str, body: bytes) -> bytes:
         """Keep one record or a list of them."""
-        if path == "/logs":
+        if body:
             sent = json.loads(body)
-            self.records += sent if isinstance(sent, list) else [sent]
+            self._records[path] += sent if isinstance(sent, list) else [sent]
         return b""
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self._records["/logs"]
+
+    def ids(self, path: str) -> Counter[str]:
+        """How often each reply was recorded at a path."""
+        return Counter(record["id"] for record in self._records[path])
 
 
 class SecretServer(Sink):

@@ -47,7 +47,7 @@ MODEL = "demo-openai"
 CHAT = "/v1/chat/completions"
 READY = re.compile(r"[Ww]orker \d+ \(pid (\d+)\) ready after ([\d.]+) s")
 StartStack = Callable[..., "Stack"]
-MODULES = ("production_faults", "production_user", "production_secrets")
+MODULES = ("production_faults", "production_ledger", "production_user", "production_secrets")
 
 
 def forked(method: str) -> bool:
@@ -67,6 +67,7 @@ class Stack(MarkedLog, Started):
         environment: further variables.
         config: further sections of LiteLLM's config; callbacks are `operator/` modules or names.
         argv: the command.
+        price: of a token.
 
     Attributes:
         proxy: the process.
@@ -83,6 +84,7 @@ class Stack(MarkedLog, Started):
         environment: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
         argv: tuple[str, ...] = RESILIENT,
+        price: float = 0.0,
     ) -> None:
         self.database = database
         self.provider = provider
@@ -92,10 +94,14 @@ class Stack(MarkedLog, Started):
         given = dict(config or {})
         settings = {"callbacks": ["production_faults.handler"], **given.pop("litellm_settings", {})}
         general = {"proxy_batch_write_at": 1, **given.pop("general_settings", {})}
+        models = default_config(provider.base_url, ["openai"])
+        for model in models["model_list"]:
+            for kind in ("input", "output"):
+                model["litellm_params"][f"{kind}_cost_per_token"] = price
         self.proxy = ProxyProcess(
             argv,
             {
-                **default_config(provider.base_url, ["openai"]),
+                **models,
                 "litellm_settings": settings,
                 "general_settings": general,
                 **given,
@@ -227,6 +233,7 @@ class Stack(MarkedLog, Started):
         clients: int = 4,
         think_time: float = 0.0,
         user: str = "",
+        stream: bool = False,
         look: Callable[[int], bool] = lambda _: False,
     ) -> LoadReport:
         """Send keep-alive requests without retries.
@@ -237,6 +244,7 @@ class Stack(MarkedLog, Started):
             clients: how many connections.
             think_time: seconds a client waits after each reply.
             user: what `operator/production_user.py` should do.
+            stream: ask for streams.
             look: from the number of replies so far to whether that is enough.
         """
 
@@ -259,6 +267,7 @@ class Stack(MarkedLog, Started):
                 think_time=think_time,
                 body=chat(MODEL, **({"user": user} if user else {})),
                 headers=headers,
+                stream=stream,
                 notice_idle_close=False,
                 on_result=count,
                 stop=stop,

@@ -1,0 +1,166 @@
+"""The flush at the end of a worker: what it holds goes where it belongs, in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.records.work import Work, name
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+POLL_SECONDS = 0.01
+"""Between two looks at what is still being worked on."""
+LAST_ROUND_SECONDS = 0.2
+"""With less time left, no further round begins."""
+CANCEL_SECONDS = 0.2
+"""For a sink that was cancelled to unwind."""
+SEVERAL = "several"
+"""The name under which records are counted that no sink can be named for."""
+
+
+@dataclass(frozen=True)
+class Sink:
+    """One place that records go to.
+
+    Args:
+        name: how operators know it.
+        held: returns how many records for it are held now.
+        flush: sends them; may be called when there are none. None if they go by themselves.
+        failed: returns how many records earlier calls of `flush` have thrown away.
+    """
+
+    name: str
+    held: Callable[[], int]
+    flush: Callable[[], Awaitable[object]] | None = None
+    failed: Callable[[], int] = field(default=lambda: 0)
+
+
+class Flush:
+    """All sinks of a process.
+
+    Args:
+        log: where losses are reported.
+        work: the work in hand; tasks apart are callbacks, which are records too.
+    """
+
+    def __init__(self, log: logging.Logger, work: Work | None = None) -> None:
+        self.work = work or Work()
+        self._log = log
+        self._sources: list[Callable[[], Iterable[Sink]]] = []
+        self._lost: Counter[str] = Counter()
+
+    def add(self, source: Callable[[], Iterable[Sink]]) -> None:
+        """Add a function that returns the sinks of now; sinks may come and go."""
+        self._sources.append(source)
+
+    def sinks(self) -> list[Sink]:
+        """Return the sinks of now."""
+        found: list[Sink] = []
+        for source in self._sources:
+            with contextlib.suppress(Exception):
+                found += source()
+        return found
+
+    def held(self) -> dict[str, int]:
+        """Return how many records are held now, by the name of their sink."""
+        counts: Counter[str] = Counter()
+        for sink in self.sinks():
+            counts[sink.name] += _number(sink.held)
+        return dict(counts)
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """How many records this process knows to have lost, by the name of their sink."""
+        return self._lost
+
+    async def run(self, timeout: float) -> None:
+        """Send everything that is held, and say what could not be sent.
+
+        In rounds, because a callback that ends late leaves records to a sink that was flushed.
+        What is slow costs at most half of the time that is left in a round, so that the sinks that
+        are not get theirs.
+
+        Args:
+            timeout: seconds for all of it.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            left = deadline - loop.time()
+            settled = await self._settle(loop.time() + left / 2)
+            pending = await self._flush_sinks(deadline)
+            if (settled and not self._in_motion()) or deadline - loop.time() < LAST_ROUND_SECONDS:
+                break
+        await self._give_up(pending)
+        self._report(timeout)
+
+    def _in_motion(self) -> int:
+        """Return how many callbacks and tasks are still at work."""
+        own, apart = self.work.tasks()
+        by_themselves = (sink for sink in self.sinks() if sink.flush is None)
+        return len(own) + len(apart) + sum(_number(sink.held) for sink in by_themselves)
+
+    async def _settle(self, deadline: float) -> bool:
+        """Wait for what goes by itself; say whether it is done."""
+        loop = asyncio.get_running_loop()
+        while self._in_motion():
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
+    async def _flush_sinks(self, deadline: float) -> Mapping[asyncio.Task[Any], Sink]:
+        """Flush all sinks side by side; return those that have not ended in time."""
+        loop = asyncio.get_running_loop()
+        running = {
+            loop.create_task(_flushed(sink)): sink
+            for sink in self.sinks()
+            if sink.flush is not None
+        }
+        if running:
+            await asyncio.wait(running, timeout=max(0.0, deadline - loop.time()))
+        return {task: sink for task, sink in running.items() if not task.done()}
+
+    async def _give_up(self, pending: Mapping[asyncio.Task[Any], Sink]) -> None:
+        for sink in self.sinks():
+            self._lost[sink.name] += _number(sink.held) + _number(sink.failed)
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+
+    def _report(self, timeout: float) -> None:
+        self._lost = +self._lost
+        for sink, number in self._lost.items():
+            self._log.warning(
+                "litellm-resilience: %d records for %s are lost: not sent within %g s "
+                "of this worker's end",
+                number,
+                sink,
+                timeout,
+            )
+        own, _ = self.work.tasks()
+        for task, number in Counter(map(name, own)).items():
+            self._log.warning(
+                "litellm-resilience: %d tasks were not done at this worker's end: %s", number, task
+            )
+
+
+async def _flushed(sink: Sink) -> None:
+    """Flush a sink; what it raises concerns no other."""
+    if sink.flush is not None:
+        with contextlib.suppress(Exception):
+            await sink.flush()
+
+
+def _number(count: Callable[[], int]) -> int:
+    try:
+        return count()
+    except Exception:
+        return 0

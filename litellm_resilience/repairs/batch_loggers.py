@@ -1,0 +1,167 @@
+"""Loggers that send in batches send what they hold before their worker ends, and lose nothing else.
+
+No LiteLLM flushes them at its shutdown. Besides, the common `flush_queue` empties the queue after a
+batch was sent, and with it what was logged meanwhile
+(litellm/integrations/custom_batch_logger.py); so does `generic_api` before 1.109.0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import copy
+import functools
+import importlib
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.records.flush import Sink
+from litellm_resilience.repairs import callbacks
+from litellm_resilience.repairs.base import Outcome, PatchState, require_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from litellm_resilience.repairs.base import Context
+
+INTEGRATIONS = "litellm.integrations"
+QUEUE, LOCK = "log_queue", "flush_lock"
+
+_flushing: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+    "litellm_resilience_flushing", default=None
+)
+
+
+def apply(context: Context) -> Outcome:
+    """Keep what is logged while a batch is sent, and flush every batch logger at the end."""
+    base = importlib.import_module(f"{INTEGRATIONS}.custom_batch_logger").CustomBatchLogger
+    batches = _Batches()
+    flush_queue = require_async(base, "flush_queue", "self")
+    context.changes.replace(base, "flush_queue", batches.locked(flush_queue))
+    generic = importlib.import_module(
+        f"{INTEGRATIONS}.generic_api.generic_api_callback"
+    ).GenericAPILogger
+    if not hasattr(generic, "_send_batch"):
+        send = require_async(generic, "async_send_batch", "self")
+        context.changes.replace(generic, "async_send_batch", batches.detached(send))
+    _note_errors(context)
+    context.flush.add(lambda: _sinks(context, base, batches))
+    return Outcome(PatchState.APPLIED, "batch loggers keep what comes during a batch, and flush")
+
+
+def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
+    for logger in found(context, base):
+
+        def held(logger: Any = logger) -> int:
+            return len(getattr(logger, QUEUE)) + batches.in_transit[id(logger)]
+
+        async def flush(logger: Any = logger) -> None:
+            await _flush(logger, batches)
+
+        def failed(logger: Any = logger) -> int:
+            return batches.failed.pop(id(logger), 0)
+
+        yield Sink(type(logger).__name__, held, flush, failed)
+
+
+def found(context: Context, base: type) -> list[Any]:
+    """Return the batch loggers that LiteLLM knows.
+
+    Args:
+        context: of the repairs.
+        base: their class.
+    """
+    loggers = (logger for logger in callbacks.known(context) if isinstance(logger, base))
+    return list({id(logger): logger for logger in loggers}.values())
+
+
+async def _flush(logger: Any, batches: _Batches) -> None:
+    """Flush a logger; records that vanish while it reports an error count as failed."""
+    errors: list[str] = []
+    token = _flushing.set(errors)
+    before = len(getattr(logger, QUEUE))
+    try:
+        await logger.flush_queue()
+    except Exception as error:
+        errors.append(str(error))
+        raise
+    finally:
+        _flushing.reset(token)
+        if errors:
+            batches.failed[id(logger)] += max(0, before - len(getattr(logger, QUEUE)))
+
+
+def _note_errors(context: Context) -> None:
+    """Hear the errors that a logger only logs, and then throws its batch away."""
+    heard = importlib.import_module("litellm._logging").verbose_logger
+
+    def note(record: logging.LogRecord) -> bool:
+        errors = _flushing.get()
+        if errors is not None and record.levelno >= logging.ERROR:
+            errors.append(record.getMessage())
+        return True
+
+    heard.addFilter(note)
+    context.changes.done(lambda: heard.removeFilter(note))
+
+
+class _Batches:
+    """Batches that are being sent, apart from what comes meanwhile.
+
+    Attributes:
+        in_transit: how many records are being sent, by the identity of their logger.
+        failed: how many were thrown away.
+    """
+
+    def __init__(self) -> None:
+        self.in_transit: Counter[int] = Counter()
+        self.failed: Counter[int] = Counter()
+
+    def detached(self, send: Any) -> Any:
+        """Return a method that sends what is there when it is called, and nothing else."""
+
+        @functools.wraps(send)
+        async def sent(logger: Any, *args: Any, **kwargs: Any) -> Any:
+            with self._batch(logger) as sender:
+                return await send(sender, *args, **kwargs)
+
+        return sent
+
+    def locked(self, flush: Any) -> Any:
+        """Return a `flush_queue` that does so while it holds the logger's lock."""
+
+        @functools.wraps(flush)
+        async def flushed(logger: Any, *args: Any, **kwargs: Any) -> Any:
+            lock = getattr(logger, LOCK)
+            if lock is None or not getattr(logger, QUEUE):
+                return await flush(logger, *args, **kwargs)
+            async with lock:
+                with self._batch(logger) as sender:
+                    setattr(sender, LOCK, asyncio.Lock())
+                    return await flush(sender, *args, **kwargs)
+
+        return flushed
+
+    @contextlib.contextmanager
+    def _batch(self, logger: Any) -> Iterator[Any]:
+        """Yield a copy of a logger that holds what is queued; what it keeps goes back to the front.
+
+        What it learns meanwhile, such as a token, the logger learns too.
+        """
+        number = len(getattr(logger, QUEUE))
+        sender = copy.copy(logger)
+        before = dict(vars(logger))
+        setattr(logger, QUEUE, [])
+        self.in_transit[id(logger)] += number
+        try:
+            yield sender
+        finally:
+            self.in_transit[id(logger)] -= number
+            getattr(logger, QUEUE)[:0] = getattr(sender, QUEUE)
+            for name, value in vars(sender).items():
+                unknown = name not in before or before[name] is not value
+                untouched = vars(logger).get(name) is before.get(name)
+                if name not in (QUEUE, LOCK) and unknown and untouched:
+                    setattr(logger, name, value)

@@ -1,0 +1,85 @@
+"""The callbacks of answered requests end before their worker does.
+
+LiteLLM runs them in a queue of its own, in tasks and in threads, and cancels or forgets at its
+shutdown what has not ended (litellm/litellm_core_utils/logging_worker.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.records.flush import Sink
+from litellm_resilience.repairs.base import Outcome, PatchState, first_name, require
+
+if TYPE_CHECKING:
+    from litellm_resilience.repairs.base import Context
+
+UTILITIES = "litellm.litellm_core_utils"
+ALL_CALLBACKS = ("get_all_callbacks", "_get_all_callbacks")
+
+
+def apply(context: Context) -> Outcome:
+    """Count callbacks that wait or run, in tasks and threads; the flush waits for them."""
+    queue = importlib.import_module(f"{UTILITIES}.logging_worker")
+    require(queue, "GLOBAL_LOGGING_WORKER", "LoggingWorker")
+    require(queue.GLOBAL_LOGGING_WORKER, "_queue")
+    logging = importlib.import_module(f"{UTILITIES}.litellm_logging")
+    require(logging, "Logging", "CustomLogger")
+    executor = importlib.import_module(f"{UTILITIES}.thread_pool_executor").executor
+    require(executor, "submit")
+    threads = _Threads(executor)
+    context.changes.replace(executor, "submit", threads.submit)
+    context.flush.work.set_apart(queue.LoggingWorker, logging.CustomLogger, logging.Logging)
+
+    def sinks() -> tuple[Sink, ...]:
+        waiting = queue.GLOBAL_LOGGING_WORKER
+        return (Sink("callbacks", lambda: _unfinished(waiting) + threads.busy),)
+
+    context.flush.add(sinks)
+    return Outcome(PatchState.APPLIED, "a worker ends after the callbacks of its replies")
+
+
+def known(context: Context) -> list[Any]:
+    """Return the callbacks that are configured, and those that LiteLLM has made of their names."""
+    manager = importlib.import_module("litellm").logging_callback_manager
+    return [
+        *getattr(manager, first_name(manager, *ALL_CALLBACKS))(),
+        *importlib.import_module(f"{UTILITIES}.litellm_logging")._in_memory_loggers,
+        getattr(context.proxy_server.proxy_logging_obj, "slack_alerting_instance", None),
+    ]
+
+
+def _unfinished(worker: Any) -> int:
+    """Return how many callbacks wait or run: what the queue's `join` waits for."""
+    return 0 if worker._queue is None else worker._queue._unfinished_tasks
+
+
+class _Threads:
+    """Counts what an executor has to do.
+
+    Args:
+        executor: whose `submit` is to be replaced by this one's.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        self._submit = executor.submit
+        self._lock = threading.Lock()
+        self.busy = 0
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Submit, and count until it is done."""
+        with self._lock:
+            self.busy += 1
+        try:
+            future = self._submit(function, *args, **kwargs)
+        except BaseException:
+            self._done()
+            raise
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, _: Any = None) -> None:
+        with self._lock:
+            self.busy -= 1

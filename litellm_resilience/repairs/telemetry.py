@@ -1,0 +1,62 @@
+"""OpenTelemetry's providers send what they hold before their worker ends.
+
+They do so by an exit hook too, when LiteLLM has shut down and less time is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Any
+
+from litellm_resilience.records.flush import Sink
+from litellm_resilience.repairs import callbacks
+from litellm_resilience.repairs.base import Outcome, PatchState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from litellm_resilience.repairs.base import Context
+
+GLOBALS = (
+    ("opentelemetry.trace", "get_tracer_provider"),
+    ("opentelemetry.metrics", "get_meter_provider"),
+    ("opentelemetry._logs", "get_logger_provider"),
+)
+
+
+def apply(context: Context) -> Outcome:
+    """Flush the providers that are there at the end."""
+
+    def sinks() -> Iterator[Sink]:
+        for provider in providers(context):
+
+            async def flush(provider: Any = provider) -> None:
+                await asyncio.to_thread(provider.force_flush)
+
+            yield Sink("OpenTelemetry", lambda provider=provider: held(provider), flush)  # type: ignore[misc]
+
+    context.flush.add(sinks)
+    return Outcome(PatchState.APPLIED, "OpenTelemetry is flushed before LiteLLM shuts down")
+
+
+def providers(context: Context) -> list[Any]:
+    """Return the global providers, and those that callbacks have for themselves."""
+    found = [getattr(sys.modules[name], get)() for name, get in GLOBALS if name in sys.modules]
+    for callback in callbacks.known(context):
+        found += getattr(callback, "__dict__", {}).values()
+    own = [one for one in found if callable(getattr(type(one), "force_flush", None))]
+    return list({id(one): one for one in own}.values())
+
+
+def held(provider: Any) -> int:
+    """Return how many spans or log records a provider of the SDK holds."""
+    several = _first(provider, "_active_span_processor", "_multi_log_record_processor")
+    processors = _first(several, "_span_processors", "_log_record_processors") or ()
+    batches = (getattr(processor, "_batch_processor", processor) for processor in processors)
+    return sum(len(_first(batch, "_queue", "queue") or ()) for batch in batches)
+
+
+def _first(owner: Any, *names: str) -> Any:
+    """Return the first of these attributes that there is; their names differ by version."""
+    return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)

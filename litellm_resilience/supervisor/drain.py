@@ -1,8 +1,8 @@
 """A uvicorn server that announces its end and first answers every request.
 
 uvicorn closes idle keep-alive connections at once, unannounced, so each client's next request
-fails. Here every reply during the drain says `Connection: close`, and an idle connection is kept
-for one last request.
+fails. Here every HTTP reply during the drain says `Connection: close`, and an idle connection is
+kept for one last request.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.server import Server
+
+from litellm_resilience.supervisor.handshake import as_request
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +45,13 @@ class DrainingServer(Server):
 
     drain_timeout: float = 600.0
     draining: bool = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does; WebSocket handshakes count as requests."""
+        protocol = self.config.ws_protocol_class
+        if isinstance(protocol, type):
+            self.config.ws_protocol_class = as_request(protocol)
+        await super().startup(sockets=sockets)
 
     def work_in_hand(self) -> int:
         """Return how many tasks the drain waits for beside requests and connections."""

@@ -83,7 +83,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await _lifespan(receive, send)
         return
     if scope["type"] == "websocket":
-        await _echo(receive, send)
+        await _echo(scope["path"], receive, send)
         return
     while (await receive()).get("more_body"):
         pass
@@ -127,8 +127,10 @@ async def _lifespan(receive: Any, send: Any) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _echo(receive: Any, send: Any) -> None:
+async def _echo(path: str, receive: Any, send: Any) -> None:
     await receive()
+    if path.startswith("/wait/"):
+        await asyncio.sleep(float(path.removeprefix("/wait/")))
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
         await send({"type": "websocket.send", "text": message["text"]})

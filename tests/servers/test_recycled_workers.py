@@ -7,13 +7,16 @@ import shutil
 import signal
 import ssl
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from supervised import Service
 
 from litellm_resilience.demo.load import LoadReport, run_load
+from tests.support import strict_websocket
 
 LIMIT, JITTER = 40, 20
 
@@ -243,3 +246,38 @@ def test_a_websocket_outlives_a_recycle_and_is_told_of_a_stop(service: Service) 
             socket.recv(timeout=10)
         assert caught.value.rcvd.code == 1012
     assert service.wait_exit() == 0
+
+
+@pytest.mark.parametrize("ws", strict_websocket.PROTOCOLS)
+def test_every_websocket_is_accepted_while_workers_are_replaced(service: Service, ws: str) -> None:
+    """Authentication takes 0.2 s, so each worker that drains has pending handshakes."""
+    strict_websocket.require(ws)
+    rolls, workers, clients = 4, 2, 8
+    service.start(workers=workers, settings={"min_lifetime": 0}, ws=ws)
+    rolled = threading.Event()
+
+    def open_websockets() -> list[str | None]:
+        outcomes = []
+        while not rolled.is_set():
+            outcomes.append(strict_websocket.shake_hands(service.port, "/wait/0.2"))
+        return outcomes
+
+    with ThreadPoolExecutor(clients) as pool:
+        handshakes = [pool.submit(open_websockets) for _ in range(clients)]
+        try:
+            for roll in range(1, rolls + 1):
+                service.signal(signal.SIGHUP)
+                service.wait_log(" drained after ", times=roll * workers)
+        finally:
+            rolled.set()
+    outcomes = [outcome for handshake in handshakes for outcome in handshake.result()]
+    assert len(outcomes) > clients * rolls
+    assert [outcome for outcome in outcomes if outcome is not None] == []
+
+
+def test_a_worker_that_serves_only_websockets_reaches_its_limit(service: Service) -> None:
+    strict_websocket.require("websockets")
+    service.start(workers=1, limit=3, settings={"min_lifetime": 0})
+    for _ in range(3):
+        assert strict_websocket.shake_hands(service.port) is None
+    service.wait_log("draining, replaced by")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from uvicorn.config import Config
 
 from litellm_resilience.supervisor.drain import CLOSE_HEADER, DrainingServer, is_idle
+from tests.support import strict_websocket
 
 OWN = (b"server", b"uvicorn")
 
@@ -180,3 +183,151 @@ async def test_headers_that_uvicorn_renews_are_announced_again() -> None:
     for counter in (0, 1, 10):
         await server.on_tick(counter)
         assert server.server_state.default_headers.count(CLOSE_HEADER) == 1
+
+
+class Patient:
+    """An application that answers and accepts when it may."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.may_answer = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        self.begun += 1
+        await self.may_answer.wait()
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        elif scope["path"] == "/refused":
+            await send({"type": "websocket.close"})
+        else:
+            await send({"type": "websocket.accept"})
+            await receive()
+
+
+class Peer:
+    """A client's end of one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.send = writer.write
+        self.close = writer.close
+        self._reader = reader
+
+    async def reply(self) -> bytes:
+        """Return the status line and the headers of the next reply."""
+        return await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 10)
+
+
+class Started:
+    """A server that listens and has just made its default headers."""
+
+    def __init__(self, server: DrainingServer) -> None:
+        self.server = server
+        self._peers: list[Peer] = []
+
+    async def connect(self) -> Peer:
+        """Return a new connection."""
+        (listener,) = self.server.servers[0].sockets
+        peer = Peer(*await asyncio.open_connection(*listener.getsockname()))
+        self._peers.append(peer)
+        return peer
+
+    def hang_up(self) -> None:
+        for peer in self._peers:
+            peer.close()
+
+
+@asynccontextmanager
+async def started(app: Any, http: Any, ws: Any = "none") -> AsyncIterator[Started]:
+    config = Config(
+        app, host="127.0.0.1", port=0, http=http, ws=ws, lifespan="off", log_config=None
+    )
+    config.load()
+    server = DrainingServer(config)
+    server.drain_timeout = 10
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    await server.on_tick(0)
+    it = Started(server)
+    try:
+        yield it
+    finally:
+        it.hang_up()
+        if not server.draining:
+            await server.shutdown()
+
+
+@pytest.mark.parametrize("ws", strict_websocket.PROTOCOLS)
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_no_websocket_that_is_accepted_in_a_drain_announces_it(
+    http: str, ws: str, until: Any
+) -> None:
+    """Neither one whose handshake was pending nor one on a connection that was idle."""
+    pytest.importorskip(http)
+    strict_websocket.require(ws)
+    app = Patient()
+    async with started(app, http, ws) as service:
+        pending, idle = await service.connect(), await service.connect()
+        pending.send(strict_websocket.request())
+        await until(lambda: app.begun == 1 and len(service.server.server_state.connections) == 2)
+        drain = asyncio.create_task(service.server.shutdown())
+        await until(lambda: CLOSE_HEADER in service.server.server_state.default_headers)
+        idle.send(strict_websocket.request())
+        await until(lambda: app.begun == 2)
+        app.may_answer.set()
+        for peer in (pending, idle):
+            assert strict_websocket.refusal(await peer.reply()) is None
+        service.hang_up()
+        await asyncio.wait_for(drain, 10)
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_every_http_reply_in_a_drain_announces_it(http: str, until: Any) -> None:
+    """That of a request that was read before, and that of one on a kept connection."""
+    pytest.importorskip(http)
+    app = Patient()
+    get = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with started(app, http) as service:
+        pending, idle, old = [await service.connect() for _ in range(3)]
+        old.send(get)
+        await until(lambda: app.begun == 1)
+        await service.server.on_tick(10)
+        pending.send(get)
+        await until(lambda: app.begun == 2 and len(service.server.server_state.connections) == 3)
+        drain = asyncio.create_task(service.server.shutdown())
+        await until(lambda: CLOSE_HEADER in service.server.server_state.default_headers)
+        idle.send(get)
+        await until(lambda: app.begun == 3)
+        app.may_answer.set()
+        for peer in (old, pending, idle):
+            assert strict_websocket.connection_tokens(await peer.reply()) == ["close"]
+        await asyncio.wait_for(drain, 10)
+
+
+@pytest.mark.parametrize("ws", strict_websocket.PROTOCOLS)
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_each_handshake_counts_as_one_request(http: str, ws: str) -> None:
+    """Also one that is refused, and however soon it is over."""
+    pytest.importorskip(http)
+    strict_websocket.require(ws)
+    app = Patient()
+    app.may_answer.set()
+    async with started(app, http, ws) as service:
+        for path, status in (("/", b"101"), ("/refused", b"403"), ("/", b"101")):
+            peer = await service.connect()
+            peer.send(strict_websocket.request(path))
+            assert (await peer.reply()).split()[1] == status
+            peer.close()
+        assert service.server.server_state.total_requests == 3
+
+
+@pytest.mark.parametrize("ws", strict_websocket.PROTOCOLS)
+async def test_a_websocket_still_names_its_server(ws: str) -> None:
+    strict_websocket.require(ws)
+    app = Patient()
+    app.may_answer.set()
+    async with started(app, "h11", ws) as service:
+        peer = await service.connect()
+        peer.send(strict_websocket.request())
+        assert b"\r\nserver: uvicorn\r\n" in (await peer.reply()).lower()

@@ -154,6 +154,7 @@ class _Supervised:
         journal = Journal(log)
         launcher, board, obstacle = self._launching(workers, journal)
         board.totals.metrics_place = metric_places.take()
+        board.totals.start_method = launcher.method
         journal.supervising(workers, launcher.method, obstacle)
         beside = services(
             self._how.visibility, self._config, launcher, board, journal=journal, log=log

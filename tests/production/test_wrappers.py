@@ -22,17 +22,7 @@ WRAPPERS = {
 }
 
 
-NOT_RUN_WHOLE = pytest.mark.xfail(strict=False, reason="not run to its end yet: open")
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("ddtrace-run", marks=NOT_RUN_WHOLE),
-        "opentelemetry-instrument",
-        pytest.param("newrelic-admin", marks=NOT_RUN_WHOLE),
-    ],
-)
+@pytest.fixture(scope="module", params=WRAPPERS)
 def shared(
     request: pytest.FixtureRequest,
     start_stack: StartStack,

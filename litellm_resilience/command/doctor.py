@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from litellm_resilience.command import database, options
+from litellm_resilience.command import database, options, workers
 from litellm_resilience.plan import connections
 from litellm_resilience.repairs import registry
 from litellm_resilience.repairs.base import Outcome, PatchState
@@ -17,8 +17,9 @@ from litellm_resilience.servers import interception
 from litellm_resilience.status import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from litellm_resilience.command.workers import WorkerStart
     from litellm_resilience.plan.connections import Connections
 
 COLOURS = {
@@ -67,13 +68,15 @@ def run(arguments: Sequence[str] = (), *, as_json: bool) -> int:
     healthy = problem is None and not any(
         outcome.state is PatchState.INCOMPATIBLE for outcome in outcomes.values()
     )
-    checked = _check_database(arguments)
-    (_print_json if as_json else _print_table)(outcomes, problem, checked, healthy=healthy)
+    given = _given(arguments)
+    checked = _check_database(given)
+    start = workers.find(given["status_socket"], preload=not given["no_preload"])
+    (_print_json if as_json else _print_table)(outcomes, problem, checked, start, healthy=healthy)
     return 0 if healthy else 1
 
 
-def _check_database(arguments: Sequence[str]) -> DatabaseCheck | None:
-    """Compare what workers started with these arguments may open with what the database allows."""
+def _given(arguments: Sequence[str]) -> Mapping[str, Any]:
+    """Return the values of the options that the doctor needs to know."""
     command = click.Command(
         name="doctor",
         params=[
@@ -83,7 +86,11 @@ def _check_database(arguments: Sequence[str]) -> DatabaseCheck | None:
         ],
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
-    given = command.make_context(command.name, list(arguments)).params
+    return command.make_context(command.name, list(arguments)).params
+
+
+def _check_database(given: Mapping[str, Any]) -> DatabaseCheck | None:
+    """Compare what workers started with these options may open with what the database allows."""
     found = database.configured(given["config"])
     if found is None:
         return None
@@ -100,6 +107,7 @@ def _print_json(
     outcomes: dict[str, Outcome],
     problem: str | None,
     checked: DatabaseCheck | None,
+    start: WorkerStart,
     *,
     healthy: bool,
 ) -> None:
@@ -113,6 +121,7 @@ def _print_json(
         "versions": versions.report(),
         "patches": patches,
         "database": checked and asdict(checked),
+        "workers": asdict(start),
     }
     click.echo(json.dumps(document, indent=2))
 
@@ -121,6 +130,7 @@ def _print_table(
     outcomes: dict[str, Outcome],
     problem: str | None,
     checked: DatabaseCheck | None,
+    start: WorkerStart,
     *,
     healthy: bool,
 ) -> None:
@@ -130,6 +140,8 @@ def _print_table(
     for name, outcome in outcomes.items():
         state = click.style(f"{outcome.state.value:<14}", fg=COLOURS[outcome.state])
         click.echo(f"{name:<20}{state}{outcome.reason}")
+    by = f" (supervisor {start.supervisor})" if start.supervisor else ""
+    click.echo(f"\nworkers{by}: {start.how}")
     if checked is not None:
         _print_database(checked)
     if problem:

@@ -3,7 +3,8 @@
 With several workers `prometheus_client` keeps a file for each process id in
 PROMETHEUS_MULTIPROC_DIR, and for counters it has to keep those of dead processes: recycled workers
 would leave more and more of them. Here a worker's files are named after its row of the scoreboard,
-and the next worker in that row goes on counting in them; `metric_files` has space for them first.
+and the next worker in that row goes on counting in them; `metric_files` has space for them first,
+`metric_places` says whose scoreboard it is.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.repairs import metric_files
+from litellm_resilience.repairs import metric_files, metric_places
 from litellm_resilience.repairs.base import Outcome, PatchState, require, require_parameters
 from litellm_resilience.supervisor import scoreboard
 
 if TYPE_CHECKING:
     from litellm_resilience.repairs.base import Changes, Context
-
-DIRECTORY_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+    from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 
 def apply(context: Context) -> Outcome:
@@ -55,26 +55,22 @@ def _reserve_space(context: Context) -> None:
 
 def _process_name() -> str:
     entered = scoreboard.entered()
-    return str(os.getpid()) if entered is None else name_of(entered[1])
+    return str(os.getpid()) if entered is None else _name_of(*entered)
 
 
-def name_of(slot: int) -> str:
-    """Return what stands for the process id in the names of a worker's metric files.
-
-    No number: LiteLLM 1.106.0 and later would take it for the id of a process, find that there is
-    none, and remove its live gauges (litellm/proxy/prometheus_cleanup.py).
-    """
-    return f"worker{slot}"
+def _name_of(board: Scoreboard, slot: int) -> str:
+    """Return what stands for the process id in the names of a worker's metric files."""
+    return f"{metric_places.prefix(board.totals.metrics_place)}{slot}"
 
 
-def forget(slot: int) -> None:
+def forget(board: Scoreboard, slot: int) -> None:
     """Remove the live gauges of a worker that has ended, such as its requests in flight."""
-    directory = os.environ.get(DIRECTORY_VARIABLE)
+    directory = os.environ.get(metric_places.DIRECTORY_VARIABLE)
     if directory is None:
         return
     with contextlib.suppress(ImportError, OSError):
         multiprocess: Any = importlib.import_module("prometheus_client.multiprocess")
-        multiprocess.mark_process_dead(name_of(slot), path=directory)
+        multiprocess.mark_process_dead(_name_of(board, slot), path=directory)
 
 
 def _extend_multiprocess_registries(context: Context) -> None:

@@ -15,7 +15,7 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.repairs import metrics, registry
+from litellm_resilience.repairs import metric_places, metrics, registry
 from litellm_resilience.repairs.base import Outcome, PatchState, require
 from litellm_resilience.servers import application, inheritance, notices
 from litellm_resilience.servers.notices import NO_LIMIT, warn, warn_of_ineffective
@@ -150,6 +150,7 @@ def keep_scoreboard(cfg: Any) -> Scoreboard:
     """
     board = Scoreboard.for_workers(multiprocessing.get_context("fork"), cfg.workers)
     board.totals.target = cfg.workers
+    board.totals.metrics_place = metric_places.take()
     slots: dict[int, int] = {}
 
     def pre_fork(_: Any, worker: Any) -> None:
@@ -170,7 +171,7 @@ def keep_scoreboard(cfg: Any) -> Scoreboard:
     def child_exit(_: Any, worker: Any) -> None:
         slot = slots.pop(worker.age, None)
         if slot is not None:
-            metrics.forget(slot)
+            metrics.forget(board, slot)
             board.release(slot)
 
     for hook in (pre_fork, post_fork, child_exit):

@@ -12,8 +12,8 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
-from litellm_resilience.repairs import registry
-from litellm_resilience.repairs.base import Changes, Outcome, PatchState
+from litellm_resilience.repairs import metric_places, registry
+from litellm_resilience.repairs.base import Changes, IncompatibleError, Outcome, PatchState
 from litellm_resilience.servers import (
     application,
     granian,
@@ -63,6 +63,8 @@ def intercepted(
         # A server that is not installed is LiteLLM's to report.
         with contextlib.suppress(ImportError):
             intercept(changes, jitter, supervision)
+        with contextlib.suppress(ImportError, IncompatibleError):
+            metric_places.spare_those_in_use(changes)
         yield
     finally:
         changes.undo()

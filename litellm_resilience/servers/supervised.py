@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from uvicorn.server import Server
 
-from litellm_resilience.repairs import metrics, registry
+from litellm_resilience.repairs import metric_places, metrics, registry
 from litellm_resilience.repairs.base import (
     Outcome,
     require,
@@ -153,6 +153,8 @@ class _Supervised:
         log = self._host.log()
         journal = Journal(log)
         launcher, board, obstacle = self._launching(workers, journal)
+        board.totals.metrics_place = metric_places.take()
+        board.totals.start_method = launcher.method
         journal.supervising(workers, launcher.method, obstacle)
         beside = services(
             self._how.visibility, self._config, launcher, board, journal=journal, log=log
@@ -162,7 +164,7 @@ class _Supervised:
             self._how.settings,
             self._recycling(),
             registry.counters,
-            metrics.forget,
+            functools.partial(metrics.forget, board),
             self._how.keep_helpers,
             registry.held,
         )

@@ -9,21 +9,18 @@ from litellm_resilience.status import versions
 from litellm_resilience.supervisor.policy import WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from litellm_resilience.supervisor.journal import Journal
     from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
 SERVING_STATES = (WorkerState.SERVING, WorkerState.RETIRING)
 
 
-def document(
-    board: Scoreboard, events: Iterable[tuple[float, str]], pid: int, now: float
-) -> dict[str, Any]:
+def document(board: Scoreboard, journal: Journal, pid: int, now: float) -> dict[str, Any]:
     """Return everything there is to know, ready for JSON.
 
     Args:
         board: where supervisor and workers write.
-        events: what happened last, each with its time.
+        journal: what it remembers.
         pid: the supervisor's.
         now: seconds of the monotonic clock, as are all times given.
     """
@@ -33,6 +30,7 @@ def document(
             "pid": pid,
             "target": totals.target,
             "start_method": totals.start_method,
+            "start_obstacle": journal.obstacle,
             "template_pid": totals.template_pid or None,
             "versions": versions.report(),
         },
@@ -46,7 +44,8 @@ def document(
             "records_lost": board.lost_records(),
         },
         "events": [
-            {"seconds_ago": round(max(0.0, now - at), 1), "event": text} for at, text in events
+            {"seconds_ago": round(max(0.0, now - at), 1), "event": text}
+            for at, text in journal.recent
         ],
     }
 

@@ -56,7 +56,7 @@ def services(
         log: where the paths are said.
     """
     found: list[Service] = []
-    describe = partial(document, board, journal.recent, os.getpid())
+    describe = partial(document, board, journal, os.getpid())
     if os.name == "posix":
         try:
             path = visibility.status_socket or channel.default_path(str(config.port))

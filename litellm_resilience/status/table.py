@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from litellm_resilience.supervisor.limits import MEGABYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 EVENTS_SHOWN = 8
 """How many of the last events are shown."""
@@ -39,11 +39,23 @@ def render(state: dict[str, Any]) -> str:
     Whatever the state holds, nothing but printable ASCII reaches the terminal, which might obey it.
     """
     lines = [*_summary(state), "", *_workers(state["workers"]), "", *_events(state)]
-    return "\n".join("".join(map(_printable, line)) for line in lines)
+    return "\n".join(map(printable, lines))
 
 
-def _started(method: Any) -> str:
-    return "forked from a template" if method == "template" else f"{method}"
+def started(supervisor: Mapping[str, Any]) -> str:
+    """Return how a supervisor's workers are started, and why not from its own process.
+
+    Args:
+        supervisor: that part of the state.
+    """
+    method, obstacle = supervisor["start_method"], supervisor.get("start_obstacle")
+    how = "forked from a template" if method == "template" else f"{method}"
+    return printable(f"{how}: {obstacle}" if obstacle else how)
+
+
+def printable(text: str) -> str:
+    """Replace what could mean something to a terminal, or more than a line."""
+    return "".join(map(_printable, text))
 
 
 def _printable(character: str) -> str:
@@ -56,7 +68,7 @@ def _summary(state: dict[str, Any]) -> Iterator[str]:
     yield (
         f"litellm-resilience {versions['litellm-resilience']}, LiteLLM {versions['litellm']}, "
         f"uvicorn {versions['uvicorn']}; supervisor {supervisor['pid']}, "
-        f"{supervisor['target']} workers, {_started(supervisor['start_method'])}"
+        f"{supervisor['target']} workers, {started(supervisor)}"
     )
     yield (
         f"{totals['requests']} requests answered; {totals['started']} workers started, "

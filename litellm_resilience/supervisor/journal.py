@@ -32,6 +32,7 @@ class Journal:
 
     Attributes:
         recent: the last events, the newest last, each with the clock's time.
+        obstacle: why workers are not forked from the command's own process, if they are not.
     """
 
     def __init__(self, log: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,13 +40,15 @@ class Journal:
         self._clock = clock
         self._warned_of_memory = False
         self.recent: deque[tuple[float, str]] = deque(maxlen=EVENTS_KEPT)
+        self.obstacle: str | None = None
 
     def _write(self, level: int, message: str, *arguments: object) -> None:
         self._log.log(level, message, *arguments, stacklevel=2)
         self.recent.append((self._clock(), message % arguments))
 
     def supervising(self, target: int, method: str, obstacle: str | None) -> None:
-        """Say how many workers are supervised, and why they are not forked if they are not."""
+        """Say how many workers are supervised, how they are started, and why not otherwise."""
+        self.obstacle = obstacle
         how = "forked from a template" if method == "template" else method
         reason = f": {obstacle}" if obstacle else ""
         self._write(logging.INFO, "Supervising %d workers, %s%s", target, how, reason)

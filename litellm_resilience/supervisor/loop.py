@@ -65,6 +65,9 @@ class Service(Protocol):
         """End with the supervisor."""
 
 
+TEMPLATE_LOST = "the template has ended and could not be loaded again"
+
+
 @dataclass(frozen=True)
 class Plan:
     """How many workers to keep, and how.
@@ -310,7 +313,10 @@ class Supervisor:
             self._boot_failure = self._boot_failure or 1
             return
         self._started += 1
-        self._board.totals.start_method = self._launcher.method
+        method = self._launcher.method
+        if method != self._board.totals.start_method:
+            self._board.totals.start_method = method
+            self._journal.supervising(self._target, method, TEMPLATE_LOST)
         self._board.totals.started += 1
         worker = Handle(
             self._started,

@@ -199,6 +199,7 @@ class Totals(ctypes.Structure):
         ("target", ctypes.c_uint64),
         ("start_method_code", ctypes.c_uint64),
         ("template_pid", ctypes.c_int64),
+        ("metrics_place", ctypes.c_uint64),
         ("started", ctypes.c_uint64),
         ("boot_failures", ctypes.c_uint64),
         ("recycled", ctypes.c_uint64 * len(DUES)),
@@ -211,6 +212,8 @@ class Totals(ctypes.Structure):
     start_method_code: int
     template_pid: int
     """Written by the template, 0 without one."""
+    metrics_place: int
+    """Tells this supervisor's metric files from those of others in the same directory."""
     started: int
     boot_failures: int
     recycled: Any

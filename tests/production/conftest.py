@@ -13,7 +13,7 @@ import engine
 import pytest
 from bed import ProviderThread, RedisServer
 from postgres import Postgres, programs
-from sinks import LoggingSink, SecretServer, TelemetrySink
+from sinks import CollectorSink, LoggingSink, SecretServer, TelemetrySink
 from stack import Stack, StartStack
 
 LOG_LINES = 80
@@ -70,6 +70,14 @@ def redis() -> Iterator[RedisServer]:
 def telemetry() -> Iterator[TelemetrySink]:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     with TelemetrySink() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CollectorSink]:
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl")
+    with CollectorSink(tmp_path_factory.mktemp("collector")) as sink:
         yield sink
 
 

@@ -8,7 +8,7 @@ import pytest
 from postgres import Postgres
 from stack import Stack, StartStack
 
-RECYCLES = 100
+RECYCLES = 200
 LIMIT = 4
 MEBIBYTE = 1 << 20
 CONVERGED = 2 * MEBIBYTE
@@ -47,7 +47,7 @@ def private(pid: int) -> int:
 
 @pytest.mark.lengthy
 @pytest.mark.timeout(3600)
-def test_a_hundred_recycles_leave_no_trace(stack: Stack) -> None:
+def test_two_hundred_recycles_leave_no_trace(stack: Stack) -> None:
     key = stack.key()
     observed = []
     for half in (1, 2):

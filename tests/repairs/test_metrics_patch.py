@@ -122,7 +122,7 @@ registry = CollectorRegistry()
 MultiProcessCollector(registry)
 for slot in (0, 1, 0, 1):
     live_worker(slot)
-    metrics.forget(slot)
+    metrics.forget(board, slot)
 live_worker(0)
 own = f"_{os.getpid()}.db"
 files = sorted(name for name in os.listdir(directory) if not name.endswith(own))

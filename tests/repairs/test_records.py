@@ -36,7 +36,9 @@ class Receiver:
         self.batches.append(json.loads(await request.read()))
         self.came.set()
         await self.answering.wait()
-        return web.Response(status=self.status)
+        reply = web.Response(status=self.status)
+        reply.force_close()  # or a task of this server's would wait for the next request
+        return reply
 
     @property
     def records(self) -> list[Any]:

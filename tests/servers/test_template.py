@@ -25,10 +25,11 @@ def parent_of(pid: int) -> int:
 
 
 def test_every_worker_is_forked_from_the_template(service: Service) -> None:
-    """The reason why is in the log, the method in the status."""
+    """The method and the reason are in the log and in the status."""
     service.start(workers=2, start="template")
     assert "Supervising 2 workers, forked from a template: asked for a template" in service.log()
-    assert service.status()["supervisor"]["start_method"] == "template"
+    told = service.status()["supervisor"]
+    assert (told["start_method"], told["start_obstacle"]) == ("template", "asked for a template")
     assert {parent_of(pid) for pid in service.living()} == {template_of(service)}
 
 

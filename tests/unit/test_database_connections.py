@@ -133,7 +133,7 @@ class TestDoctor:
     ARGUMENTS = ("--doctor", "--num_workers", "4", "--port", "4000")
 
     def test_without_a_database_nothing_is_asked(self) -> None:
-        assert doctor._check_database(self.ARGUMENTS) is None
+        assert doctor._check_database(doctor._given(self.ARGUMENTS)) is None
 
     @pytest.mark.parametrize(("allowed", "problem"), [(60, None), (59, "the database allows 59")])
     def test_it_warns_if_the_database_allows_fewer(
@@ -145,7 +145,7 @@ class TestDoctor:
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", URL)
         mocker.patch.object(database, "allowed_connections", return_value=allowed)
-        checked = doctor._check_database(self.ARGUMENTS)
+        checked = doctor._check_database(doctor._given(self.ARGUMENTS))
         assert checked is not None
         assert checked.connections.ours == 60
         assert (checked.problem or "").startswith(problem or "")
@@ -156,7 +156,7 @@ class TestDoctor:
     ) -> None:
         monkeypatch.setenv("DATABASE_URL", URL)
         mocker.patch.object(database, "allowed_connections", side_effect=AskingError("why"))
-        checked = doctor._check_database(self.ARGUMENTS)
+        checked = doctor._check_database(doctor._given(self.ARGUMENTS))
         assert checked is not None
         assert checked.problem == "how many it allows could not be asked: why"
 

@@ -206,6 +206,20 @@ def test_a_launch_that_fails_gives_its_row_and_its_descriptors_back(
     assert len(list(supervisor._board.living())) == 1
 
 
+def test_workers_that_are_started_otherwise_from_now_on_are_announced(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = make(1)
+    launcher.method = supervisor._board.totals.start_method = "template"
+    become_ready(supervisor, launcher)
+    assert "Supervising" not in caplog.text
+    launcher.method = "spawned"
+    launcher.started[0].ends(1)
+    supervisor._step()
+    assert f"Supervising 1 workers, spawned: {loop.TEMPLATE_LOST}" in caplog.text
+    assert supervisor._board.totals.start_method == "spawned"
+
+
 def test_a_refused_fork_at_the_start_ends_the_service(
     make: Callable[..., Supervisor], launcher: FakeLauncher
 ) -> None:

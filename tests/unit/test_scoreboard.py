@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from litellm_resilience.supervisor.drain import TICK
 from litellm_resilience.supervisor.exits import Cause
 from litellm_resilience.supervisor.figures import LAG_WINDOW, Figures
 from litellm_resilience.supervisor.handle import Handle
+from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.limits import Limits
 from litellm_resilience.supervisor.link import Link
 from litellm_resilience.supervisor.policy import Demand, Due, Settings, WorkerState, decide
@@ -116,7 +118,7 @@ class TestGarbage:
         board.row(slot).lag = board.row(slot).turned_at = since
         for state_code in (board.row(slot).state_code, 2):
             board.row(slot).state_code = state_code
-            state = document(board, [], 1, 100.0)
+            state = document(board, Journal(logging.getLogger()), 1, 100.0)
             told = json.dumps(state, allow_nan=False)
             assert all(line.isprintable() for line in table.render(json.loads(told)).splitlines())
             assert other in [worker["slot"] for worker in state["workers"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from litellm_resilience.session.keeper import Counters
 from litellm_resilience.status import channel, table
 from litellm_resilience.status.document import document
 from litellm_resilience.supervisor.figures import Figures
+from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.policy import Due, WorkerState
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 
@@ -35,7 +37,9 @@ def state() -> dict[str, Any]:
     board.row(board.claim()).started_at = 199.0
     board.totals.target = 1
     board.totals.count_recycled(Due.ROLL)
-    return document(board, [(190.0, "Worker 5 (pid 4711) ready after 0.2 s")], 4242, 200.0)
+    journal = Journal(logging.getLogger())
+    journal.recent.append((190.0, "Worker 5 (pid 4711) ready after 0.2 s"))
+    return document(board, journal, 4242, 200.0)
 
 
 def test_the_document_has_every_figure(state: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -28,6 +29,7 @@ from litellm_resilience.command import status as command
 from litellm_resilience.status import channel, table
 from litellm_resilience.status.channel import StatusSocket, UnavailableError, ask
 from litellm_resilience.status.document import document
+from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no Unix sockets here")
@@ -209,7 +211,9 @@ def genuine() -> dict[str, Any]:
     """Return what a supervisor with one worker tells."""
     board = Scoreboard.create(multiprocessing.get_context("spawn"), 2)
     board.row(board.claim()).started_at = 1.0
-    return document(board, [(2.0, "Worker 1 (pid 7) started")], 6, 3.0)
+    journal = Journal(logging.getLogger())
+    journal.recent.append((2.0, "Worker 1 (pid 7) started"))
+    return document(board, journal, 6, 3.0)
 
 
 def with_text(text: str) -> bytes:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import ssl
+import struct
+import subprocess
 import threading
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from bed import Started
+
+CERTIFY = (
+    *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+    *("-subj", "/CN=collector", "-addext", "subjectAltName=IP:127.0.0.1"),
+)
+GZIP = 16 + zlib.MAX_WBITS
 
 
 class Sink(Started):
@@ -27,6 +40,9 @@ class Sink(Started):
 
             def do_POST(self) -> None:
                 self._reply(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            def do_PUT(self) -> None:
+                self.do_POST()
 
             def do_GET(self) -> None:
                 self._reply(b"")
@@ -71,9 +87,9 @@ class Span:
     """A span, with what it says of the process it comes from.
 
     Attributes:
-        name: of the span.
+        name: of the span, or an empty string.
         pid: ``process.pid``, or 0.
-        instance: ``service.instance.id``, or an empty string.
+        instance: ``service.instance.id``, Datadog's ``runtime-id``, or an empty string.
     """
 
     name: str
@@ -81,8 +97,12 @@ class Span:
     instance: str
 
 
+RUNTIME_AND_PROCESS = re.compile(rb"runtime-id\xd9 (.{32}).*?process_id\xcb(.{8})", re.DOTALL)
+"""Of the root spans in Datadog's format of version 0.4: a text and a number of 8 bytes."""
+
+
 class TelemetrySink(Sink):
-    """Receives OTLP over HTTP, as protobuf.
+    """Receives OTLP over HTTP, as protobuf, and what is meant for Datadog's agent.
 
     Attributes:
         spans: all that came.
@@ -108,7 +128,60 @@ class TelemetrySink(Sink):
                     for scope in group.scope_spans
                     for span in scope.spans
                 ]
+        if path == "/v0.4/traces":
+            self.spans += [
+                Span("", int(struct.unpack(">d", process)[0]), runtime.decode())
+                for runtime, process in RUNTIME_AND_PROCESS.findall(body)
+            ]
+            return b"{}"
         return b""
+
+
+class CollectorSink(Sink):
+    """Stands for New Relic's collector, over TLS.
+
+    Args:
+        folder: for its certificate.
+
+    Attributes:
+        spans: all transactions that came; their instance is that of the agent's session.
+        environment: what an agent needs to find it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.spans: list[Span] = []
+        self._processes: dict[str, int] = {}
+        certificate, key = folder / "certificate.pem", folder / "key.pem"
+        files = ("-keyout", str(key), "-out", str(certificate))
+        subprocess.run([*CERTIFY, *files], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.environment = {
+            "NEW_RELIC_HOST": "127.0.0.1",
+            "NEW_RELIC_PORT": str(self._server.server_address[1]),
+            "NEW_RELIC_CA_BUNDLE_PATH": str(certificate),
+            "NEW_RELIC_LICENSE_KEY": "0" * 40,
+        }
+
+    def take(self, path: str, body: bytes) -> bytes:
+        """Answer as the collector does; what is said after ``connect`` belongs to a session."""
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
+        sent = json.loads(zlib.decompress(body, GZIP) if body.startswith(b"\x1f\x8b") else body)
+        answer: dict[str, str] | None = None
+        if asked["method"] == "preconnect":
+            answer = {"redirect_host": "127.0.0.1"}
+        elif asked["method"] == "connect":
+            session = f"session {len(self._processes)}"
+            self._processes[session] = sent[0]["pid"]
+            answer = {"agent_run_id": session}
+        elif asked["method"] == "analytic_event_data":
+            session = asked["run_id"]
+            self.spans += [
+                Span(event[0]["name"], self._processes[session], session) for event in sent[2]
+            ]
+        return json.dumps({"return_value": answer}).encode()
 
 
 class LoggingSink(Sink):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from bed import Started
+from litellm_resilience.demo.lifetime import Started
 
 
 class Sink(Started):

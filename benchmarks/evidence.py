@@ -1,9 +1,9 @@
 """The whole evidence in one go: every figure that the README shows.
 
-Plain `litellm` and `litellm-resilience` in turns, on several lines of LiteLLM, servers and numbers
-of workers, for JSON and for streams; with the `openai` client, and behind nginx and HAProxy; then
-the shared session, and what it costs. Each measurement is stored at once: the same command goes on
-after an interruption.
+Plain `litellm` and `litellm-resilience` in turns: with PostgreSQL, Redis and telemetry; on several
+lines of LiteLLM, servers and numbers of workers; with the `openai` client, nginx and HAProxy; each
+for JSON and for streams. Then the shared session, and what it costs. Each measurement is stored
+at once: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> Sequence[str]:
         print(f"{error}{hint}", file=sys.stderr)
         raise SystemExit(2) from error
     usable = _usable(cells(tuple(evidence.pythons), args.only), notes)
-    print(*notes, sep="\n", file=sys.stderr)
+    for note in notes:
+        print(note, file=sys.stderr)
     if "matrix" in args.parts:
         evidence.matrix(usable, args.rounds)
     if "session" in args.parts:

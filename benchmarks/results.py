@@ -94,7 +94,7 @@ class Measurement:
     Attributes:
         ready: seconds from the start of the process to its first reply; None if there was none.
         all_ready: seconds until all workers served; None if they did not in `STARTUP_SECONDS`.
-        memory: PSS of all its processes in MB once started.
+        memory: PSS of all its Python processes in MB once started.
         memory_at_end: the same after the loads; None if it had ended.
         stopped_after: seconds from SIGTERM to its end.
         restarts: how often it had to be started again because it had ended.

@@ -3,85 +3,63 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import (
-    attach,
-    evidence,
-    long,
-    plan,
-    readme,
-    recycle,
-    request,
-    session,
-    throughput,
-)
+from benchmarks import evidence, long, plan, readme
+from benchmarks.part import end_with_what_is_started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.report import Outcome
-
-PARTS = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (attach, long, plan, readme, recycle, request, session, throughput)
-}
-"""The subcommands: modules with a docstring, `add_arguments` and `run`."""
+SUBCOMMANDS = {"long": long, "plan": plan, "readme": readme}
+"""Modules with a docstring, `add_arguments` and `run`, which returns problems."""
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    chosen = parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"{evidence.__doc__}\nAbsolute figures of a busy machine mean little: both "
         "sides are\nmeasured in turns within one run, look at the ratios.\n",
-        epilog="Parts of it, and more, are subcommands: "
-        f"{', '.join(PARTS)}.\nSee python -m benchmarks SUBCOMMAND --help.",
+        epilog=f"Subcommands: {', '.join(SUBCOMMANDS)}.\n"
+        "See python -m benchmarks SUBCOMMAND --help.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    part, chosen = evidence, parser
-    if argv and argv[0] in PARTS:
-        part = PARTS[argv[0]]
-        chosen = parser.add_subparsers(dest="command", required=True).add_parser(
+    module = SUBCOMMANDS.get(argv[0], evidence) if argv else evidence
+    if module is not evidence:
+        chosen = parser.add_subparsers().add_parser(
             argv[0],
-            description=part.__doc__,
+            description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    part.add_arguments(chosen)
-    chosen.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    chosen.set_defaults(run=part.run)
+    module.add_arguments(chosen)
+    chosen.set_defaults(run=module.run)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one benchmark, or all that the README shows, and print the result.
+def main(argv: Sequence[str]) -> int:
+    """Run one benchmark, or all that the README shows.
 
     Args:
-        argv: command-line arguments; None for those of the process.
+        argv: command-line arguments.
 
     Returns:
-        0, whether or not the goals were met; 1 if something could not be measured as intended.
+        0; 1 if something could not be measured as intended.
 
     Raises:
         SystemExit: with status 2 for bad arguments.
     """
-    argv = sys.argv[1:] if argv is None else argv
     args = _parser(argv).parse_args(argv)
-    result: Outcome = args.run(args)
-    print(json.dumps(result.values, indent=2) if args.json else result.markdown)
-    return 1 if result.problems else 0
-
-
-def _end(signum: int, _frame: object) -> None:
-    sys.exit(128 + signum)
+    problems: Sequence[str] = args.run(args)
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    # Whatever ends it, it ends what it has started.
-    signal.signal(signal.SIGTERM, _end)
+    end_with_what_is_started()
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

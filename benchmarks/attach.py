@@ -17,14 +17,11 @@ import gc
 import importlib
 import inspect
 import logging
-import os
-import sys
 import time
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.commands import add_number
-from benchmarks.report import Comparison, Machine, Outcome, compared, order
+from benchmarks.report import Comparison, order
 from litellm_resilience import install, uninstall
 from litellm_resilience.records.flush import Flush
 from litellm_resilience.repairs import shared_session
@@ -35,52 +32,33 @@ from litellm_resilience.repairs.shared_session import ATTACH_FUNCTION, SESSION_K
 from litellm_resilience.session.keeper import SessionKeeper
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Awaitable, Callable, Iterator
 
     Timed = Callable[[str], Awaitable[tuple[float, set[Any]]]]
 
-GOAL = 1.2
-NEVER = "never"
+ROUNDS = 100
+SLOW_ROUNDS = 25
+CALLS = 1000
+"""Per round and side."""
+TASKS = 50
+"""Requests at once where they contend."""
+DEAD = "session dead"
 REQUEST = {"model": "m", "messages": []}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    add_number(parser, "--rounds", 300, "rounds per side")
-    add_number(parser, "--calls", 1000, "calls per round and side")
-    add_number(parser, "--tasks", 50, "requests at once where they contend")
-
-
-def run(args: argparse.Namespace) -> Outcome:
+def part() -> dict[str, Any]:
     """Measure; imports LiteLLM's proxy into this process."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    machine = Machine.here()
-    print("importing LiteLLM...", file=sys.stderr)
-    bench = _Bench(args.rounds, args.calls, args.tasks)
+    bench = _Bench()
     with _quiet(bench.log):
         comparisons = asyncio.run(bench.measure())
-    called = "with" if bench.awaited else "without"
-    conditions = (
-        f"Medians of {args.rounds} alternating rounds of {args.calls} calls, {called} `await` as "
-        "this LiteLLM's `route_request` does it (a tenth of the calls at INFO); `route_request` "
-        f"and dead sessions: {bench.slow_rounds} rounds; contended: per request of {args.tasks} "
-        "tasks at once."
-    )
-    return compared(
-        "Attaching the shared session", conditions, machine, comparisons, bench.problems
-    )
+    return {"results": [each.as_json() for each in comparisons], "problems": bench.problems}
 
 
 class _Bench:
-    def __init__(self, rounds: int, calls: int, tasks: int) -> None:
+    def __init__(self) -> None:
         self.server: Any = importlib.import_module("litellm.proxy.proxy_server")
         self.routing: Any = importlib.import_module("litellm.proxy.route_llm_request")
         self.log: logging.Logger = importlib.import_module("litellm._logging").verbose_proxy_logger
-        self.rounds = rounds
-        self.slow_rounds = max(1, rounds // 4)
-        self.calls = calls
-        self.tasks = tasks
         self.problems: list[str] = []
         self.native = getattr(self.routing, ATTACH_FUNCTION, None)
         self.awaited = inspect.iscoroutinefunction(self.native)
@@ -104,30 +82,22 @@ class _Bench:
         functions = {"plain": self.native, "resilient": getattr(self.routing, ATTACH_FUNCTION)}
         paths = {"plain": self._empty_routing(), "resilient": self._empty_routing()}
         self._patch(paths["resilient"])
-        many = f"contended: {self.tasks} requests at once"
+        many = f"contended: {TASKS} requests at once"
         return (
+            (Comparison("attach", "ns"), ROUNDS, lambda side: self._calls(functions[side], CALLS)),
             (
-                Comparison("attach", "ns", goal=GOAL),
-                self.rounds,
-                lambda side: self._calls(functions[side], self.calls),
-            ),
-            (
-                Comparison("attach inside an empty route_request", "ns", goal=GOAL),
-                self.rounds,
-                lambda side: _timed_awaited(paths[side].route_request, _requests(self.calls)),
+                Comparison("attach inside an empty route_request", "ns"),
+                ROUNDS,
+                lambda side: _timed(paths[side].route_request, _requests(CALLS)),
             ),
             (
                 Comparison("attach, logging at INFO", "ns"),
-                self.rounds,
+                ROUNDS,
                 lambda side: self._logging_calls(functions[side]),
             ),
-            (Comparison("whole route_request", "ns"), self.slow_rounds, self._route),
-            (Comparison(many, "ns"), self.rounds, self._contend),
-            (
-                Comparison(f"{many}, session dead", "ns", absent=NEVER),
-                self.slow_rounds,
-                self._contend_for_new,
-            ),
+            (Comparison("whole route_request", "ns"), SLOW_ROUNDS, self._route),
+            (Comparison(many, "ns"), ROUNDS, self._contend),
+            (Comparison(f"{many}, {DEAD}", "ns"), SLOW_ROUNDS, self._contend_for_new),
         )
 
     async def _compare(self, comparison: Comparison, rounds: int, timed: Timed) -> Comparison:
@@ -146,7 +116,7 @@ class _Bench:
                 except Exception as error:
                     self._problem(f"{comparison.name}: {type(error).__name__}: {error}")
                     return Comparison(comparison.name, comparison.unit)
-                if sessions == {None} and side == "plain" and comparison.absent == NEVER:
+                if sessions == {None} and side == "plain" and comparison.name.endswith(DEAD):
                     continue  # LiteLLM up to 1.82.4 goes on without, for ever
                 if None in sessions or sessions != {self.server.shared_aiohttp_session}:
                     self._problem(f"{comparison.name}: the {side} side did not attach the session")
@@ -155,14 +125,12 @@ class _Bench:
         return comparison
 
     async def _calls(self, function: Any, count: int) -> tuple[float, set[Any]]:
-        if self.awaited:
-            return await _timed_awaited(function, _requests(count))
-        return _timed_called(function, _requests(count))
+        return await _timed(function, _requests(count), awaited=self.awaited)
 
     async def _logging_calls(self, function: Any) -> tuple[float, set[Any]]:
         self.log.setLevel(logging.INFO)
         try:
-            return await self._calls(function, max(1, self.calls // 10))
+            return await self._calls(function, CALLS // 10)
         finally:
             self.log.setLevel(logging.WARNING)
 
@@ -175,8 +143,8 @@ class _Bench:
             (await route(data, None, None, "acompletion")).close()
 
         await routed({**REQUEST, "api_key": "none"})
-        requests = _requests(max(1, self.calls // 4), api_key="none")
-        return await _timed_awaited(routed, requests)
+        requests = _requests(CALLS // 4, api_key="none")
+        return await _timed(routed, requests)
 
     async def _contend(self, side: str) -> tuple[float, set[Any]]:
         self._switch(side)
@@ -193,7 +161,7 @@ class _Bench:
 
     async def _arrivals(self) -> tuple[float, set[Any]]:
         """The time until all of many requests at once have arrived."""
-        requests = _requests(self.tasks)
+        requests = _requests(TASKS)
         with _no_collection():
             started = time.perf_counter_ns()
             await asyncio.gather(*(self._arrive(data) for data in requests))
@@ -259,20 +227,17 @@ def _requests(count: int, **more: str) -> list[dict[str, Any]]:
     return [{**REQUEST, **more} for _ in range(count)]
 
 
-async def _timed_awaited(function: Any, requests: list[dict[str, Any]]) -> tuple[float, set[Any]]:
+async def _timed(
+    function: Any, requests: list[dict[str, Any]], *, awaited: bool = True
+) -> tuple[float, set[Any]]:
     with _no_collection():
         started = time.perf_counter_ns()
-        for data in requests:
-            await function(data)
-        spent = time.perf_counter_ns() - started
-    return _figures(spent, requests)
-
-
-def _timed_called(function: Any, requests: list[dict[str, Any]]) -> tuple[float, set[Any]]:
-    with _no_collection():
-        started = time.perf_counter_ns()
-        for data in requests:
-            function(data)
+        if awaited:
+            for data in requests:
+                await function(data)
+        else:
+            for data in requests:
+                function(data)
         spent = time.perf_counter_ns() - started
     return _figures(spent, requests)
 

@@ -9,73 +9,78 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import itertools
+import json
 import re
 import time
+import urllib.request
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import openai_load
-from benchmarks.commands import MODEL, checkout_environment
+from benchmarks import openai_load, stacks
+from benchmarks.commands import MODEL, checkout_environment, command
 from benchmarks.fronts import front
 from benchmarks.results import Measurement, Seen
-from benchmarks.setups import STACKS, STARTUP_SECONDS, TIMEOUT
+from benchmarks.setups import STACKS, STARTUP_SECONDS, TIMEOUT, Cell, Load
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.proxy import ProxyError, WorkerWatcher, chat, default_config
 from tests.support.provider import ProviderProcess
 from tests.support.proxy import ProxyProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.setups import Cell, Load
+    from collections.abc import Mapping, Sequence
 
 READY = re.compile(r"Worker \d+ \(pid \d+\) ready after ([\d.]+) s")
 SETTLE_SECONDS = 60.0
 """So long the next load waits at most for all workers to serve again."""
 CHUNKS_PER_SECOND = 10
+_NUMBERS = itertools.count()
 
 
-def measure(
-    command: Sequence[str],
-    options: Sequence[str],
-    cell: Cell,
-    load: Load,
-    *,
-    python: str | Path,
-) -> Measurement:
+def part(cell: Mapping[str, Any], side: str, load: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure one side with this interpreter, from JSON values to JSON values."""
+    wanted = Load(**load)
+    found = measure(
+        command(side, wanted.plain_entry), wanted.options(side), Cell.from_json(cell), wanted
+    )
+    return asdict(found)
+
+
+def measure(argv: Sequence[str], options: Sequence[str], cell: Cell, load: Load) -> Measurement:
     """Start a proxy and send it each kind of load that the cell asks for.
 
     A proxy that has ended is started again for the next load.
 
     Args:
-        command: of the proxy.
+        argv: the proxy's command.
         options: beyond those that the cell stands for.
         cell: the set-up.
         load: what to send.
-        python: the interpreter for clients that are not ours.
     """
-    stack = STACKS[cell.stack]
-    command = stack.command(command, python)
     options = ["--num_workers", str(cell.workers), *options]
     options += ["--run_gunicorn"] if cell.server == "gunicorn" else []
-    env = {**checkout_environment(), **stack.variables()}
     found = Measurement()
     kinds = list(cell.kinds)
-    with ProviderProcess(
-        delay=load.delay,
-        chunks=max(1, round(load.stream_seconds * CHUNKS_PER_SECOND)),
-        chunk_interval=1 / CHUNKS_PER_SECOND,
-    ) as provider:
-        config = {**default_config(provider.base_url, ["openai"]), **stack.config}
+    with (
+        stacks.surroundings(cell.stack) as (variables, sections),
+        ProviderProcess(
+            delay=load.delay,
+            chunks=max(1, round(load.stream_seconds * CHUNKS_PER_SECOND)),
+            chunk_interval=1 / CHUNKS_PER_SECOND,
+        ) as provider,
+    ):
+        config = {**default_config(provider.base_url, ["openai"]), **sections}
+        env = {**checkout_environment(), **variables}
         while kinds and not found.problem:
             found.restarts += bool(found.loads)
-            with ProxyProcess(command, config, options, env=env) as proxy:
+            with ProxyProcess(argv, config, options, env=env) as proxy:
                 _wait_until_up(proxy, cell.workers, found)
                 serves = not found.problem
+                key = _key(proxy, cell) if serves else ""
                 while kinds and serves:
                     kind = kinds.pop(0)
-                    found.loads[kind] = _send(kind, proxy, cell, load, python)
+                    found.loads[kind] = _send(kind, proxy, key, cell, load)
                     serves = bool(kinds) and _serves_again(proxy, cell.workers)
                 found.memory_at_end = _memory(proxy)
                 began = time.monotonic()
@@ -108,21 +113,32 @@ def _serves_again(proxy: ProxyProcess, workers: int) -> bool:
     return proxy.exit_status() is None
 
 
-def _send(kind: str, proxy: ProxyProcess, cell: Cell, load: Load, python: str | Path) -> Seen:
+def _key(proxy: ProxyProcess, cell: Cell) -> str:
+    """What clients authorise themselves with: a virtual key if there is a database."""
+    if "database" not in STACKS[cell.stack]:
+        return proxy.master_key
+    request = urllib.request.Request(
+        f"{proxy.base_url}/key/generate",
+        data=json.dumps({"models": [MODEL]}).encode(),
+        headers={**proxy.headers, "Content-Type": "application/json"},
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=TIMEOUT) as reply:
+        key: str = json.load(reply)["key"]
+        return key
+
+
+def _send(kind: str, proxy: ProxyProcess, key: str, cell: Cell, load: Load) -> Seen:
     serving = len(proxy.workers())
     logged = len(READY.findall(proxy.log_text()))
     load = load.of_kind(kind)
     stream = kind == "stream"
+    send = openai_load.run_load if cell.client == "openai" else _keep_alive
     direct = contextlib.nullcontext(proxy.port)
     between = direct if cell.front == "none" else front(cell.front, proxy.port)
     with between as port, WorkerWatcher(proxy, interval=0.1) as watcher:
-        began = time.monotonic()
-        if cell.client == "openai":
-            report = _openai(proxy, port, load, python, stream=stream)
-            # The clients of another process begin once it has started.
-            began = max(began, time.monotonic() - report.duration)
-        else:
-            report = _keep_alive(proxy, port, load, stream=stream)
+        report = asyncio.run(send(port, key, load, stream=stream))
+        began = time.monotonic() - report.duration
     return Seen.of(
         report,
         recycles=sorted(round(left - began, 2) for left in watcher.left.values()),
@@ -132,37 +148,24 @@ def _send(kind: str, proxy: ProxyProcess, cell: Cell, load: Load, python: str | 
     )
 
 
-def _keep_alive(proxy: ProxyProcess, port: int, load: Load, *, stream: bool) -> LoadReport:
-    return asyncio.run(
-        run_load(
-            proxy.host,
-            port,
-            clients=load.clients,
-            seconds=load.seconds,
-            max_requests=load.requests,
-            body=chat(MODEL),
-            headers=proxy.headers,
-            stream=stream,
-            timeout=TIMEOUT,
-            notice_idle_close=False,
-        )
-    )
-
-
-def _openai(
-    proxy: ProxyProcess, port: int, load: Load, python: str | Path, *, stream: bool
-) -> LoadReport:
-    wanted = openai_load.Wanted(
-        base_url=f"http://{proxy.host}:{port}/v1",
-        api_key=proxy.master_key,
-        model=MODEL,
+async def _keep_alive(port: int, key: str, load: Load, *, stream: bool) -> LoadReport:
+    return await run_load(
+        ProxyProcess.host,
+        port,
         clients=load.clients,
         seconds=load.seconds,
-        timeout=TIMEOUT,
+        max_requests=load.requests,
+        body=lambda _: _unlike_others(),
+        headers={"Authorization": f"Bearer {key}"},
         stream=stream,
+        timeout=TIMEOUT,
+        notice_idle_close=False,
     )
-    env = {**os.environ, **checkout_environment(), "NO_PROXY": "127.0.0.1"}
-    return openai_load.run([str(python)], wanted, env)
+
+
+def _unlike_others() -> dict[str, Any]:
+    """A request whose reply is in no cache."""
+    return {**chat(MODEL), "messages": [{"role": "user", "content": f"Hello {next(_NUMBERS)}"}]}
 
 
 def _boots(proxy: ProxyProcess, watcher: WorkerWatcher, logged: int) -> list[float]:
@@ -179,11 +182,13 @@ def _boots(proxy: ProxyProcess, watcher: WorkerWatcher, logged: int) -> list[flo
 
 
 def _memory(proxy: ProxyProcess) -> float | None:
-    """PSS of all processes in MB: shared pages counted once."""
+    """PSS of all Python processes in MB: shared pages counted once, query engines not."""
     total = 0
     for pid in proxy.processes():
         with contextlib.suppress(OSError):
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-            total += int(found[1]) if found else 0
+            process = Path(f"/proc/{pid}")
+            if process.joinpath("exe").readlink().name.startswith("python"):
+                rollup = process.joinpath("smaps_rollup").read_text()
+                found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+                total += int(found[1]) if found else 0
     return round(total / 1024, 1) if total else None

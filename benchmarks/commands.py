@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.setups import ENTRIES, ROOT
-from litellm_resilience.demo.proxy import default_config
+from litellm_resilience.demo.proxy import RESILIENT, default_config
 from tests.support.provider import ProviderProcess
 from tests.support.proxy import PLAIN, ProxyProcess
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 MODEL = "demo-openai"
+SCRIPT = Path(sys.executable).with_name("litellm")
+"""LiteLLM's own command, of this interpreter."""
 
 
-def of_interpreter(python: str | Path, entry: str = ENTRIES[0]) -> dict[str, list[str]]:
-    """The commands of LiteLLM and of this package, by side, in an interpreter's environment.
+def command(side: str, entry: str = ENTRIES[0]) -> Sequence[str]:
+    """The command of one side, in this interpreter.
 
     A spawned worker imports the script that its parent runs, before it answers the parent's health
     check: on a slow or busy machine newer uvicorn kills workers over that, again and again. The
     function instead of the script spares them.
 
     Args:
-        python: the interpreter.
+        side: one of `SIDES`.
         entry: one of `ENTRIES`.
     """
-    script = [str(Path(python).with_name("litellm"))]
-    return {
-        "plain": script if entry == ENTRIES[0] else [str(python), *PLAIN[1:]],
-        "resilient": [str(python), "-m", "litellm_resilience"],
-    }
+    plain = [str(SCRIPT)] if entry == ENTRIES[0] else PLAIN
+    return plain if side == "plain" else RESILIENT
 
 
 def checkout_environment() -> dict[str, str]:
@@ -70,21 +68,8 @@ def started(
             yield proxy, provider
 
 
-def positive(kind: type[float]) -> Callable[[str], float]:
-    """Return a parser of positive numbers for argparse."""
-
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError(text)
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse
-
-
 def add_number(parser: argparse.ArgumentParser, name: str, default: float, about: str = "") -> None:
-    """Declare an option for a positive number, a whole one if its default is.
+    """Declare an option for a number, a whole one if its default is.
 
     Args:
         parser: to declare it on.
@@ -93,19 +78,11 @@ def add_number(parser: argparse.ArgumentParser, name: str, default: float, about
         about: what it is.
     """
     text = f"{about} (default: {default:g})" if about else f"default: {default:g}"
-    parser.add_argument(name, type=positive(type(default)), default=default, help=text)
+    parser.add_argument(name, type=type(default), default=default, help=text)
 
 
-def add_limit(parser: argparse.ArgumentParser, limit: int = 300, jitter: int = 0) -> None:
+def add_limit(parser: argparse.ArgumentParser, limit: int, jitter: int) -> None:
     """Declare the options that say when each worker is recycled, with their defaults."""
     add_number(parser, "--limit", limit, "requests per worker")
     text = f"and so many more at most (default: {jitter})"
     parser.add_argument("--jitter", type=int, default=jitter, help=text)
-
-
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Declare the options that choose the command of each side."""
-    plain, resilient = (" ".join(each) for each in of_interpreter(sys.executable).values())
-    parser.add_argument("--plain_command", default=plain, help=f"default: {plain}")
-    text = f"default: {resilient}; the same command on both sides shows the noise"
-    parser.add_argument("--resilient_command", default=resilient, help=text)

@@ -103,19 +103,18 @@ def front(name: str, upstream: int) -> Iterator[int]:
         values = {"directory": directory, "upstream": upstream, "port": port}
         config, output = Path(directory) / "front.conf", Path(directory) / "output.log"
         config.write_text(template.format(**values))
-        with output.open("wb") as log:
-            process = subprocess.Popen(
-                [program, *(each.format(**values) for each in arguments), str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            if not _listens(process, port):
-                raise RuntimeError(f"{name} does not listen:\n{output.read_text(errors='replace')}")
-            yield port
-        finally:
-            _end(process)
+        command = [program, *(each.format(**values) for each in arguments), str(config)]
+        with (
+            output.open("wb") as log,
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+        ):
+            try:
+                if not _listens(process, port):
+                    said = output.read_text(errors="replace")
+                    raise RuntimeError(f"{name} does not listen:\n{said}")
+                yield port
+            finally:
+                process.kill()
 
 
 def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
@@ -127,12 +126,3 @@ def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
             return True
         time.sleep(POLL_INTERVAL)
     return False
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(5.0)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -37,8 +37,9 @@ def save(results: Results, path: Path) -> bool:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    for cell, *sides in results.measured(PICTURED):
-        loads = [seen for side in sides for seen in side.seen(PICTURED)[:1]]
+    for cell, sides in results.cells.items():
+        firsts = [rounds[0].loads for rounds in sides.values() if rounds]
+        loads = [first[PICTURED] for first in firsts if PICTURED in first]
         if len(loads) == len(NAMES):
             _draw(f"LiteLLM {cell}", loads, results, path)
             return True

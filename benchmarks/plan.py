@@ -12,23 +12,23 @@ uvicorn's health check kills workers that take longer than 5 s for it. No plan f
 from __future__ import annotations
 
 import asyncio
-import shlex
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import MODEL, add_limit, add_number, of_interpreter, started
-from benchmarks.report import Machine, Outcome, table
-from benchmarks.setups import ENTRIES, STARTUP_SECONDS
+from benchmarks.commands import MODEL, add_limit, add_number, started
+from benchmarks.report import Machine, table
+from benchmarks.setups import STARTUP_SECONDS
 from litellm_resilience.demo.load import KeepAliveClient, RequestError
 from litellm_resilience.demo.proxy import WorkerWatcher, chat
 from litellm_resilience.plan.recording import Recording
 from litellm_resilience.plan.validation import compare
+from tests.support.proxy import PLAIN
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from tests.support.proxy import ProxyProcess
 
@@ -44,31 +44,31 @@ HEADER = ("Figure", "measured", "planned", "95 % of such runs", "agrees")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_number(parser, "--workers", 2)
-    add_limit(parser)
+    add_limit(parser, limit=300, jitter=0)
     add_number(parser, "--rate", 10.0, "requests per second")
     add_number(parser, "--seconds", 480.0, "length of the run")
     parser.add_argument("--recording", type=Path, help="write what was seen into this file")
-    parser.add_argument("--command", help="default: plain litellm, or ours with a jitter")
 
 
-def run(args: argparse.Namespace) -> Outcome:
-    """Watch plain LiteLLM recycle its workers, and plan the same."""
-    machine = Machine.here()
+def run(args: argparse.Namespace) -> Sequence[str]:
+    """Watch plain LiteLLM recycle its workers, plan the same, and print both.
+
+    Returns:
+        What was not as intended.
+    """
     options = ["--num_workers", str(args.workers)]
     options += ["--max_requests_before_restart", str(args.limit)]
     options += ["--max_requests_jitter", str(args.jitter)] if args.jitter else []
-    plain = of_interpreter(sys.executable, ENTRIES[1])["plain"]
-    command = shlex.split(args.command) if args.command else OURS if args.jitter else plain
-    with started(command, options, env=UPSTREAM_SUPERVISOR, delay=0.02) as (proxy, _):
+    argv = OURS if args.jitter else PLAIN
+    with started(argv, options, env=UPSTREAM_SUPERVISOR, delay=0.02) as (proxy, _):
         proxy.wait_ready(STARTUP_SECONDS)
         proxy.wait_workers(args.workers, STARTUP_SECONDS)
         print(f"{args.workers} workers serve, {args.seconds:g} s of load ...", file=sys.stderr)
-        recording, lost = _record(proxy, machine, args)
+        recording, lost = _record(proxy, args)
     if args.recording:
         recording.save(args.recording)
     if not recording.resumed:
         raise SystemExit("no worker was recycled: lower --limit, or raise --seconds")
-    checks = compare(recording)
     rows = [
         (
             check.name,
@@ -77,28 +77,20 @@ def run(args: argparse.Namespace) -> Outcome:
             f"{check.planned.low:.3g} to {check.planned.high:.3g}",
             "yes" if check.agrees else "no",
         )
-        for check in checks
+        for check in compare(recording)
     ]
-    conditions = (
+    print(
+        f"{table(HEADER, rows)}\n\n"
         f"{args.workers} workers, limit {args.limit} + {args.jitter}, {args.rate:g} requests per "
         f"second, {recording.seconds:.0f} s, {len(recording.stopped)} recycles; down for "
-        f"{recording.boot_seconds:.1f} s each."
+        f"{recording.boot_seconds:.1f} s each; {recording.origin}."
     )
-    problems = [f"{lost:.0%} of the requests failed"] if lost > TOLERABLE else []
-    values = {
-        "recording": asdict(recording),
-        "machine": asdict(machine),
-        "checks": [asdict(check) for check in checks],
-        "problems": problems,
-    }
-    about = [conditions, f"Machine: {machine}."]
-    return Outcome(values, ["### Planned and measured", table(HEADER, rows), *about], problems)
+    return [f"{lost:.0%} of the requests failed"] if lost > TOLERABLE else []
 
 
-def _record(
-    proxy: ProxyProcess, machine: Machine, args: argparse.Namespace
-) -> tuple[Recording, float]:
+def _record(proxy: ProxyProcess, args: argparse.Namespace) -> tuple[Recording, float]:
     """What was seen of the workers under load, and the share of requests that failed."""
+    machine = Machine.here()
     with WorkerWatcher(proxy) as watcher:
         began = time.monotonic()
         lost = asyncio.run(_send_at_rate(proxy, args.rate, args.seconds))

@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import picture
-from benchmarks.report import Outcome, table
+from benchmarks.report import table
 from benchmarks.results import DIRECTORY, LONG_RUN, LongRun, Results
 from benchmarks.setups import BARE, ENTRIES, PICTURED, ROOT, SIDES, STARTUP_SECONDS, TIMEOUT
 from benchmarks.store import write_json
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from benchmarks.results import Measurement, Seen, Side
+    from benchmarks.results import Measurement, Seen, Sides
     from benchmarks.setups import Cell
 
-    Pick = Callable[[Measurement], float | None]
+    Column = Callable[[Sides], str]
 
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "benchmark.svg"
@@ -53,8 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=DIRECTORY, metavar="DIR")
 
 
-def run(args: argparse.Namespace) -> Outcome:
+def run(args: argparse.Namespace) -> Sequence[str]:
     """Rewrite the README, the page of all figures and the picture.
+
+    Returns:
+        Regions of the README that there are no figures for.
 
     Raises:
         OSError: there was no run.
@@ -67,10 +70,7 @@ def run(args: argparse.Namespace) -> Outcome:
     drawn = args.results / PICTURE.name
     if drawn.exists():
         shutil.copyfile(drawn, PICTURE)
-    written = [name for name in regions(text) if name in figures]
-    problems = [f"no figures for {name}" for name in regions(text) if name not in figures]
-    values = {"regions": written, "problems": problems}
-    return Outcome(values, [f"written: {', '.join(written)}"], problems)
+    return [f"no figures for {name}" for name in regions(text) if name not in figures]
 
 
 def write(results: Results, directory: Path) -> None:
@@ -131,33 +131,6 @@ def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
 
 
 def _recycling(results: Results) -> str:
-    header = (
-        "LiteLLM, server, workers",
-        "failed requests",
-        "failed streams",
-        "seconds without a reply",
-        "replacement ready after",
-        "memory (PSS)",
-        "all workers serve after",
-    )
-    rows = []
-    for cell, (plain, ours) in _shown(results):
-        if cell.way != "direct":
-            continue
-        server = f"{cell.server} {results.versions[cell.line][cell.server]}"
-        workers = WORDS.get(cell.workers, f"{cell.workers} workers")
-        kind = "json" if plain.seen("json") or ours.seen("json") else "stream"
-        rows.append(
-            (
-                f"{cell.line}, {server}, {workers}",
-                _pair(plain, ours, "json", _lost),
-                _pair(plain, ours, "stream", _lost),
-                _pair(plain, ours, kind, _silence),
-                _medians(plain, ours, _boot, _seconds, "never"),
-                _medians(plain, ours, lambda each: each.memory, "{:,.0f} MB".format),
-                _medians(plain, ours, lambda each: each.all_ready, _seconds, NEVER_UP),
-            )
-        )
     load = results.load
     about = (
         f"Limit {load.limit} (here with a jitter of {load.jitter}), {load.clients} keep-alive "
@@ -168,22 +141,38 @@ def _recycling(results: Results) -> str:
     )
     if load.plain_entry != ENTRIES[0]:
         about += " Plain `litellm` is started by its function here, not by its script."
-    return f"{_wrapped(about)}\n\n{table(header, rows)}" if rows else ""
+    columns = {
+        "failed requests": _of("json", _lost),
+        "failed streams": _of("stream", _lost),
+        "seconds without a reply": _of("json", _silence),
+        "replacement ready after": _median(_boot, _seconds, "never"),
+        "memory (PSS)": MEMORY,
+        "all workers serve after": ALL_READY,
+    }
+    rows = []
+    for cell, sides in _shown(results):
+        if cell.way == "direct":
+            server = f"{cell.server} {results.versions[cell.line][cell.server]}"
+            workers = WORDS.get(cell.workers, f"{cell.workers} workers")
+            stack = () if cell.stack == BARE else (cell.stack,)
+            rows.append((", ".join((cell.line, server, workers, *stack)), sides))
+    made = _table("LiteLLM, server, workers", rows, columns)
+    return f"{_wrapped(about)}\n\n{made}" if rows else ""
 
 
 def _fronts(results: Results) -> str:
     gateways = "of these 502, 503, 504"
     header = ("Clients", "failed requests", gateways, "failed streams", gateways)
-    shown = list(_shown(results))
+    shown = [(cell, sides) for cell, sides in _shown(results) if cell.stack == BARE]
     compared = {_size(cell) for cell, _ in shown if cell.way != "direct"}
     rows = []
-    for cell, (plain, ours) in shown:
+    for cell, sides in shown:
         if _size(cell) in compared:
             way = "straight to the proxy" if cell.way == "direct" else cell.way
             columns = [f"{way}, {cell.line}"]
             for kind in ("json", "stream"):
-                errors = _pair(plain, ours, kind, _gateway) if cell.front != "none" else NOTHING
-                columns += [_pair(plain, ours, kind, _lost), errors]
+                errors = _of(kind, _gateway)(sides) if cell.front != "none" else NOTHING
+                columns += [_of(kind, _lost)(sides), errors]
             rows.append(columns)
     return table(header, rows)
 
@@ -253,39 +242,33 @@ def _machine(results: Results) -> str:
 
 
 def _details(results: Results, kind: str) -> str:
-    def of_load(pick: Callable[[Seen], float | None]) -> Pick:
-        return lambda each: pick(each.loads[kind]) if kind in each.loads else None
+    def of_load(
+        pick: Callable[[Seen], float | None], form: Callable[[float], str] = _seconds
+    ) -> Column:
+        return _median(lambda each: pick(each.loads[kind]) if kind in each.loads else None, form)
 
-    megabytes = "{:,.0f} MB".format
-    columns: tuple[tuple[str, Pick, Callable[[float], str], str], ...] = (
-        ("seconds without a reply", of_load(lambda s: s.silent_seconds), "{:g}".format, NOTHING),
-        ("per second", of_load(lambda s: s.throughput), "{:.1f}".format, NOTHING),
-        ("p50", of_load(lambda s: s.p50), _seconds, NOTHING),
-        ("p99", of_load(lambda s: s.p99), _seconds, NOTHING),
-        ("longest", of_load(lambda s: s.longest), _seconds, NOTHING),
-        ("recycles", of_load(lambda s: len(s.recycles)), "{:g}".format, NOTHING),
-        ("first reply after", lambda each: each.ready, _seconds, NEVER_UP),
-        ("all serve after", lambda each: each.all_ready, _seconds, NEVER_UP),
-        ("PSS", lambda each: each.memory, megabytes, NOTHING),
-        ("PSS at the end", lambda each: each.memory_at_end, megabytes, NOTHING),
-    )
-    failed = "failed" if kind == "json" else "failed streams"
-    rows = [
-        (
-            str(cell),
-            _pair(plain, ours, kind, _lost),
-            *(_medians(plain, ours, pick, form, absent) for _, pick, form, absent in columns),
-        )
-        for cell, plain, ours in results.measured(kind)
-    ]
-    return table(("LiteLLM, set-up", failed, *(name for name, *_ in columns)), rows)
+    columns = {
+        "failed" if kind == "json" else "failed streams": _of(kind, _lost),
+        "seconds without a reply": of_load(lambda seen: seen.silent_seconds, "{:g}".format),
+        "per second": of_load(lambda seen: seen.throughput, "{:.1f}".format),
+        "p50": of_load(lambda seen: seen.p50),
+        "p99": of_load(lambda seen: seen.p99),
+        "longest": of_load(lambda seen: seen.longest),
+        "recycles": of_load(lambda seen: len(seen.recycles), "{:g}".format),
+        "first reply after": _median(lambda each: each.ready, _seconds, NEVER_UP),
+        "all serve after": ALL_READY,
+        "PSS": MEMORY,
+        "PSS at the end": _median(lambda each: each.memory_at_end, MEGABYTES),
+    }
+    rows = [(str(cell), sides) for cell, sides in _shown(results) if kind in cell.kinds]
+    return _table("LiteLLM, set-up", rows, columns) if rows else ""
 
 
 def _ends(results: Results) -> Iterator[str]:
     """What became of proxies that did not serve to the end."""
     for cell, sides in results.cells.items():
         for name, side in sides.items():
-            for each in side.rounds:
+            for each in side:
                 if each.problem:
                     yield f"{cell}, {name}: {each.problem.splitlines()[0]}"
                 for kind, seen in each.loads.items():
@@ -294,22 +277,41 @@ def _ends(results: Results) -> Iterator[str]:
                         yield f"{cell}, {name}: {status} during the load {kind}"
 
 
-def _shown(results: Results) -> Iterator[tuple[Cell, tuple[Side, Side]]]:
-    """The bare set-ups with both sides, but the one for the picture."""
-    for cell, sides in results.cells.items():
-        if cell.stack == BARE and PICTURED not in cell.kinds:
-            yield cell, (sides["plain"], sides["resilient"])
+def _shown(results: Results) -> list[tuple[Cell, Sides]]:
+    """The set-ups, those with a stack first; but not the one for the picture."""
+    shown = [each for each in results.cells.items() if PICTURED not in each[0].kinds]
+    return sorted(shown, key=lambda each: each[0].stack == BARE)
 
 
 def _size(cell: Cell) -> tuple[str, str, int]:
     return cell.line, cell.server, cell.workers
 
 
-def _pair(plain: Side, ours: Side, kind: str, text: Callable[[Sequence[Seen]], str]) -> str:
-    """A text for the loads of a kind, on both sides."""
-    return " → ".join(
-        text(loads) if (loads := side.seen(kind)) else NOTHING for side in (plain, ours)
-    )
+def _table(first: str, rows: Sequence[tuple[str, Sides]], columns: Mapping[str, Column]) -> str:
+    filled = [(label, *(text(sides) for text in columns.values())) for label, sides in rows]
+    return table((first, *columns), filled)
+
+
+def _of(kind: str, text: Callable[[Sequence[Seen]], str]) -> Column:
+    """A text for the loads of a kind."""
+
+    def both(sides: Sides) -> str:
+        seen = [[each.loads[kind] for each in sides[side] if kind in each.loads] for side in SIDES]
+        return " → ".join(text(loads) if loads else NOTHING for loads in seen)
+
+    return both
+
+
+def _median(
+    pick: Callable[[Measurement], float | None], form: Callable[[float], str], absent: str = NOTHING
+) -> Column:
+    """The median of a figure; what is absent was looked for in vain."""
+
+    def one(rounds: Sequence[Measurement]) -> str:
+        values = [value for each in rounds if (value := pick(each)) is not None]
+        return form(median(values)) if values else absent if rounds else NOTHING
+
+    return lambda sides: " → ".join(one(sides[side]) for side in SIDES)
 
 
 def _lost(loads: Sequence[Seen]) -> str:
@@ -334,17 +336,6 @@ def _boot(each: Measurement) -> float | None:
     return median(boots) if boots else None
 
 
-def _medians(
-    plain: Side, ours: Side, pick: Pick, form: Callable[[float], str], absent: str = NOTHING
-) -> str:
-    """The median of a figure on both sides; what is absent was looked for in vain."""
-    values = [(side.median(pick), side.rounds) for side in (plain, ours)]
-    return " → ".join(
-        form(value) if value is not None else absent if rounds else NOTHING
-        for value, rounds in values
-    )
-
-
 def _seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
 
@@ -357,3 +348,8 @@ def _quantity(value: float | None, unit: str) -> str:
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+MEGABYTES = "{:,.0f} MB".format
+MEMORY = _median(lambda each: each.memory, MEGABYTES)
+ALL_READY = _median(lambda each: each.all_ready, _seconds, NEVER_UP)

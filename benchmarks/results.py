@@ -7,14 +7,13 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Machine, upper_bound
 from benchmarks.setups import SIDES, Cell, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
 
     from litellm_resilience.demo.load import LoadReport
 
@@ -60,11 +59,6 @@ class Seen:
     serving: int
     exit_status: int | None
 
-    @property
-    def typical_boot(self) -> float | None:
-        """The median of `boots`."""
-        return median(self.boots) if self.boots else None
-
     @classmethod
     def of(cls, report: LoadReport, **watched: Any) -> Seen:
         """Digest the report of a load."""
@@ -100,7 +94,7 @@ class Measurement:
     Attributes:
         ready: seconds from the start of the process to its first reply; None if there was none.
         all_ready: seconds until all workers served; None if they did not in `STARTUP_SECONDS`.
-        memory: PSS of all its processes in MB once started.
+        memory: PSS of all its Python processes in MB once started.
         memory_at_end: the same after the loads; None if it had ended.
         stopped_after: seconds from SIGTERM to its end.
         restarts: how often it had to be started again because it had ended.
@@ -120,28 +114,12 @@ class Measurement:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Measurement:
         """The opposite of `dataclasses.asdict`."""
-        loads = {kind: Seen(**seen) for kind, seen in values["loads"].items()}
+        loads = {kind: Seen(**seen) for kind, seen in values.get("loads", {}).items()}
         return cls(**{**values, "loads": loads})
 
 
-@dataclass
-class Side:
-    """All rounds of one side of a set-up.
-
-    Attributes:
-        rounds: the measurements.
-    """
-
-    rounds: list[Measurement] = field(default_factory=list)
-
-    def median(self, pick: Callable[[Measurement], float | None]) -> float | None:
-        """The median of a figure over the rounds that have it; None if none has."""
-        values = [value for each in self.rounds if (value := pick(each)) is not None]
-        return median(values) if values else None
-
-    def seen(self, kind: str) -> list[Seen]:
-        """The loads of a kind."""
-        return [each.loads[kind] for each in self.rounds if kind in each.loads]
+Sides = dict[str, list[Measurement]]
+"""The rounds of a set-up, by side."""
 
 
 @dataclass
@@ -164,30 +142,22 @@ class Results:
     machine: Machine
     load: Load
     versions: dict[str, dict[str, str | None]]
-    cells: dict[Cell, dict[str, Side]] = field(default_factory=dict)
+    cells: dict[Cell, Sides] = field(default_factory=dict)
     session: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     cost: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, cell: Cell, found: Mapping[str, Measurement]) -> None:
-        """Add one round of a set-up."""
-        sides = self.cells.setdefault(cell, {side: Side() for side in SIDES})
-        for side, measurement in found.items():
-            sides[side].rounds.append(measurement)
-
-    def measured(self, kind: str) -> Iterator[tuple[Cell, Side, Side]]:
-        """The set-ups that had a kind of load, with plain LiteLLM's side and ours."""
-        for cell, sides in self.cells.items():
-            if kind in cell.kinds:
-                yield cell, sides["plain"], sides["resilient"]
+    def add(self, cell: Cell, side: str, measurement: Measurement) -> None:
+        """Add one round of one side of a set-up."""
+        self.cells.setdefault(cell, {each: [] for each in SIDES})[side].append(measurement)
 
     def as_dict(self) -> dict[str, Any]:
         """The results as JSON values."""
         cells = [
             {
                 "cell": cell.as_json(),
-                **{name: [asdict(each) for each in side.rounds] for name, side in sides.items()},
+                **{side: [asdict(each) for each in rounds] for side, rounds in sides.items()},
             }
             for cell, sides in self.cells.items()
         ]
@@ -210,7 +180,7 @@ class Results:
             cell = Cell.from_json(each["cell"])
             for side in SIDES:
                 for measurement in each[side]:
-                    results.add(cell, {side: Measurement.from_json(measurement)})
+                    results.add(cell, side, Measurement.from_json(measurement))
         return results
 
 

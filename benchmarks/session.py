@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
-import sys
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from benchmarks.commands import add_commands, started
-from benchmarks.report import Machine, Outcome, table
+from benchmarks.commands import command, started
 from benchmarks.setups import SIDES, STARTUP_SECONDS
 from litellm_resilience.demo.load import KeepAliveClient, RequestError, run_load
 from litellm_resilience.demo.proxy import POLL_INTERVAL, chat
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator, Mapping, Sequence
 
     from tests.support.provider import ProviderProcess
@@ -45,14 +40,14 @@ RELEASE_SECONDS = 3.0
 """So long connections may be given back after the last client has gone."""
 
 
-def storm(command: Sequence[str]) -> dict[str, int]:
+def storm(argv: Sequence[str]) -> dict[str, int]:
     """Load a proxy whose provider is slow.
 
     Returns:
         Requests sent; those that failed; those that went over the shared session; connections
         opened to the provider.
     """
-    with _serving(command, delay=DELAY) as (proxy, provider):
+    with _serving(argv, delay=DELAY) as (proxy, provider):
         before = provider.stats().connections_opened
         report = asyncio.run(
             run_load(
@@ -73,7 +68,7 @@ def storm(command: Sequence[str]) -> dict[str, int]:
         }
 
 
-def hang_ups(command: Sequence[str]) -> dict[str, int]:
+def hang_ups(argv: Sequence[str]) -> dict[str, int]:
     """Have clients leave streams of a proxy, then ask it once more.
 
     Returns:
@@ -83,7 +78,7 @@ def hang_ups(command: Sequence[str]) -> dict[str, int]:
     """
     settings = {"chunks": STREAM_SECONDS * 10, "chunk_interval": 0.1}
     limit = {"AIOHTTP_CONNECTOR_LIMIT_PER_HOST": str(CONNECTIONS)}
-    with _serving(command, limit, **settings) as (proxy, provider):
+    with _serving(argv, limit, **settings) as (proxy, provider):
         failed = asyncio.run(_leave_streams(proxy))
         held = _held(provider)
         answered = asyncio.run(_answered(proxy))
@@ -92,12 +87,10 @@ def hang_ups(command: Sequence[str]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _serving(
-    command: Sequence[str], env: Mapping[str, str] | None = None, **settings: float
+    argv: Sequence[str], env: Mapping[str, str] | None = None, **settings: float
 ) -> Iterator[tuple[ProxyProcess, ProviderProcess]]:
     env = {"LITELLM_LOG": "INFO", **(env or {})}
-    with started(
-        command, ["--num_workers", "1"], providers=[PROVIDER], env=env, **settings
-    ) as both:
+    with started(argv, ["--num_workers", "1"], providers=[PROVIDER], env=env, **settings) as both:
         both[0].wait_ready(STARTUP_SECONDS)
         yield both
 
@@ -144,26 +137,6 @@ def _held(provider: ProviderProcess) -> int:
 SCENARIOS = {"storm": storm, "hang_ups": hang_ups}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    add_commands(parser)
-
-
-def run(args: argparse.Namespace) -> Outcome:
-    """Measure one side after the other."""
-    machine = Machine.here()
-    commands = {"plain": args.plain_command, "resilient": args.resilient_command}
-    found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in args.scenarios}
-    for name, sides in found.items():
-        for side in SIDES:
-            print(f"{name}, {side} ...", file=sys.stderr, flush=True)
-            sides[side] = SCENARIOS[name](shlex.split(commands[side]))
-    rows = [
-        (name, side, ", ".join(f"{figure} {value}" for figure, value in figures.items()))
-        for name, sides in found.items()
-        for side, figures in sides.items()
-    ]
-    shown = table(("Scenario", "Side", "Figures"), rows)
-    values = {"machine": asdict(machine), "found": found, "problems": []}
-    return Outcome(values, ["### Shared session", shown, f"Machine: {machine}."])
+def part(scenario: str) -> dict[str, dict[str, int]]:
+    """Measure one side after the other; see `SCENARIOS`."""
+    return {side: SCENARIOS[scenario](command(side)) for side in SIDES}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,42 +34,13 @@ TIMEOUT = 30.0
 """Seconds a client waits for a reply, or for the next event of a stream."""
 
 
-@dataclass(frozen=True)
-class Stack:
-    """What is around a proxy in production; the same on both sides.
-
-    Attributes:
-        environment: variables of the proxy.
-        inherited: names of variables that it has from this command, such as addresses with secrets.
-        config: keys of LiteLLM's configuration, beside the models.
-        wrapper: goes before the proxy's command; its program is beside the interpreter.
-        packages: requirement specifiers, beside those of the LiteLLM line.
-    """
-
-    environment: Mapping[str, str] = field(default_factory=dict)
-    inherited: tuple[str, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-    wrapper: tuple[str, ...] = ()
-    packages: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> list[str]:
-        """Variables that this command would have to have."""
-        return [name for name in self.inherited if name not in os.environ]
-
-    def variables(self) -> dict[str, str]:
-        """The environment variables with their values."""
-        return {**self.environment, **{name: os.environ[name] for name in self.inherited}}
-
-    def command(self, command: Sequence[str], python: str | Path) -> list[str]:
-        """The command with its wrapper, if there is one."""
-        programs = [str(Path(python).with_name(name)) for name in self.wrapper[:1]]
-        return [*programs, *self.wrapper[1:], *command]
-
-
 BARE = "bare"
-STACKS = {BARE: Stack()}
-"""By name; one more is measured where `SETUPS` has it."""
+STACKS = {
+    BARE: (),
+    "PostgreSQL": ("database", "log"),
+    "PostgreSQL, Redis, OpenTelemetry": ("database", "log", "redis", "telemetry"),
+}
+"""What is around a proxy, by its words: names of `stacks.SERVICES`."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,7 @@ class Cell:
         client: who sends the requests: one of `CLIENTS`.
         front: the reverse proxy in between: one of `FRONTS`.
         kinds: the loads, one after the other.
-        stack: what is around it: one of `STACKS`.
+        stack: what is around it, the same on both sides: one of `STACKS`.
     """
 
     line: str
@@ -99,7 +69,7 @@ class Cell:
     def key(self) -> str:
         """A name for files; no other set-up has it."""
         way = (self.line, self.server, str(self.workers), self.client, self.front)
-        return "-".join((*way, *self.kinds, *self._beyond))
+        return "-".join((*way, *self.kinds, *self._beyond)).replace(", ", "-")
 
     @property
     def way(self) -> str:
@@ -169,13 +139,15 @@ class Load:
         return replace(self, seconds=self.seconds * PICTURED_TIMES) if kind == PICTURED else self
 
 
+PRODUCTION = tuple(Cell(MAIN_LINE, stack=stack) for stack in STACKS if stack != BARE)
+"""What people run, hence first in the tables."""
 SETUPS = (
     *(Cell(MAIN_LINE, server, workers) for server in SERVERS for workers in WORKERS),
     Cell(MAIN_LINE, front="nginx"),
     Cell(MAIN_LINE, front="haproxy"),
     Cell(MAIN_LINE, client="openai"),
 )
-"""What is measured on the main line; the other lines have one set-up each."""
+"""What else is measured on the main line; the other lines have one set-up each."""
 
 
 def cells(lines: Sequence[str] = LINES, only: Sequence[str] = ()) -> list[Cell]:
@@ -186,8 +158,8 @@ def cells(lines: Sequence[str] = LINES, only: Sequence[str] = ()) -> list[Cell]:
         only: texts, one of which the words for a set-up must contain.
     """
     main = MAIN_LINE if MAIN_LINE in lines else lines[0]
-    found = [Cell(main, kinds=(PICTURED,)), *map(Cell, lines)]
-    found += [replace(setup, line=main) for setup in SETUPS]
+    found = [Cell(main, kinds=(PICTURED,)), *(replace(setup, line=main) for setup in PRODUCTION)]
+    found += [*map(Cell, lines), *(replace(setup, line=main) for setup in SETUPS)]
     return [
         cell for cell in dict.fromkeys(found) if not only or any(text in str(cell) for text in only)
     ]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from benchmarks import openai_load
-from benchmarks.commands import checkout_environment
 from benchmarks.fronts import PROGRAMS, executable, front
+from benchmarks.setups import Load
 from litellm_resilience.demo.load import LoadReport, run_load
 from litellm_resilience.demo.provider import ProviderThread
 from litellm_resilience.demo.proxy import chat
@@ -76,15 +74,10 @@ def test_a_front_that_cannot_listen_says_why(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_openai_client_loads_from_a_process_of_its_own(
-    provider: ProviderThread, stream: bool
-) -> None:
+def test_the_openai_client_loads(provider: ProviderThread, stream: bool) -> None:
     pytest.importorskip("openai")
-    wanted = openai_load.Wanted(
-        provider.base_url, "sk-none", "m", clients=2, seconds=0.3, timeout=10.0, stream=stream
-    )
-    environment = {**os.environ, **checkout_environment()}
-    report = openai_load.run([sys.executable], wanted, environment)
+    wanted = Load(clients=2, seconds=0.3)
+    report = asyncio.run(openai_load.run_load(provider.port, "sk-none", wanted, stream=stream))
     assert report.failures == {}
     assert report.requests == provider.stats().requests >= 1
     assert report.sending >= 0.3
@@ -95,18 +88,14 @@ def test_what_the_openai_client_raises_is_a_failure_and_is_not_tried_again(
     provider: ProviderThread,
 ) -> None:
     pytest.importorskip("openai")
-    wanted = openai_load.Wanted(
-        f"http://127.0.0.1:{provider.port}/nothing",
-        "sk-none",
-        "m",
-        clients=1,
-        seconds=0.1,
-        timeout=10.0,
-        stream=False,
+    loaded = openai_load.run_load(
+        provider.port, "sk-none", Load(clients=1, seconds=0.1), stream=False, path="/nothing"
     )
-    report = asyncio.run(openai_load.make(wanted))
+    report = asyncio.run(loaded)
     assert report.requests == provider.stats().requests >= 1
     assert report.failures == {"http_4xx": report.requests}
+    port = provider.port
     provider.stop()
-    report = asyncio.run(openai_load.make(wanted))
+    loaded = openai_load.run_load(port, "sk-none", Load(clients=1, seconds=0.1), stream=False)
+    report = asyncio.run(loaded)
     assert report.failures == {"connect_refused": report.requests}

@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import engine
 import pytest
 from bed import ProviderThread, RedisServer
-from postgres import Postgres, programs
-from sinks import CollectorSink, LoggingSink, SecretServer, TelemetrySink
 from stack import Stack, StartStack
+
+from tests.support import engine
+from tests.support.postgres import Postgres, programs
+from tests.support.sinks import CollectorSink, LoggingSink, SecretServer, TelemetrySink
 
 LOG_LINES = 80
 

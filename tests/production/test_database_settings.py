@@ -7,8 +7,9 @@ import signal
 from typing import Any
 
 import pytest
-from postgres import Database, Postgres
 from stack import Stack, StartStack, forked
+
+from tests.support.postgres import Database, Postgres
 
 BOOT_SECONDS = 20
 

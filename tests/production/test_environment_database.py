@@ -7,8 +7,9 @@ import signal
 
 import pytest
 from bed import Watcher
-from postgres import Postgres
 from stack import Stack, StartStack, forked
+
+from tests.support.postgres import Postgres
 
 REQUESTS = 400
 LIMIT = 60

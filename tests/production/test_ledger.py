@@ -6,9 +6,10 @@ import signal
 from collections import Counter
 
 import pytest
-from postgres import Postgres
-from sinks import LoggingSink, TelemetrySink
 from stack import LITELLM, MODEL, Stack, StartStack
+
+from tests.support.postgres import Postgres
+from tests.support.sinks import LoggingSink, TelemetrySink
 
 LIMIT = 100
 JSON_REPLIES, STREAMS, LAST = 300, 60, 63

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from postgres import Postgres
 from stack import Stack, StartStack
+
+from tests.support.postgres import Postgres
 
 RECYCLES = 200
 LIMIT = 4

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from bed import ProviderThread, RedisServer
-from postgres import Postgres
-from sinks import LoggingSink, SecretServer, TelemetrySink
 from stack import MODEL, Stack, StartStack, forked
+
+from tests.support.postgres import Postgres
+from tests.support.sinks import LoggingSink, SecretServer, TelemetrySink
 
 DEPLOYMENTS = 10
 ROLLS = 7

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from bed import RESILIENT
-from postgres import Postgres
-from sinks import CollectorSink, TelemetrySink
 from stack import Stack, StartStack, forked
+
+from tests.support.postgres import Postgres
+from tests.support.sinks import CollectorSink, TelemetrySink
 
 REQUESTS = 200
 WRAPPERS = {

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import picture, readme
 from benchmarks.report import Machine
 from benchmarks.results import Measurement, Results, Seen
-from benchmarks.setups import PICTURED, Cell, Load
+from benchmarks.setups import PICTURED, PRODUCTION, SIDES, Cell, Load
 from benchmarks.store import write_json
 from litellm_resilience.demo.load import FailureKind, LoadReport, RequestRecord
 
@@ -42,7 +42,8 @@ def results() -> Results:
         loads = [dict.fromkeys(cell.kinds, load) for load in (bad, good)]
         plain = Measurement(ready=20.0, memory=858.4, loads=loads[0])
         ours = Measurement(ready=16.0, all_ready=17.0, memory=445.1, loads=loads[1])
-        found.add(cell, {"plain": plain, "resilient": ours})
+        found.add(cell, "plain", plain)
+        found.add(cell, "resilient", ours)
     return found
 
 
@@ -86,10 +87,23 @@ def test_the_tables_compare_both_sides() -> None:
 def test_a_side_that_never_served_is_a_result() -> None:
     found = results()
     dead = Measurement(problem="the proxy ended with status 1")
-    found.add(Cell("1.106.2", workers=1), {"plain": dead, "resilient": dead})
+    for side in SIDES:
+        found.add(Cell("1.106.2", workers=1), side, dead)
     row = readme.fragments(found)["recycling"].splitlines()[-1]
     assert row.startswith("| 1.106.2, uvicorn 0.54.0, one worker | - → - |")
     assert "the proxy ended with status 1" in readme.page(found)
+
+
+def test_what_people_run_is_first_in_the_table_but_is_not_compared_with_reverse_proxies() -> None:
+    found = results()
+    for cell in PRODUCTION:
+        for side in SIDES:
+            found.add(cell, side, Measurement(ready=1.0))
+    fragments = readme.fragments(found)
+    first, *_, last = fragments["recycling"].partition("|---|")[2].splitlines()[1:]
+    assert first.startswith("| 1.106.2, uvicorn 0.54.0, two workers, PostgreSQL |")
+    assert "PostgreSQL" not in last
+    assert fragments["fronts"] == readme.fragments(results())["fronts"]
 
 
 def test_the_page_has_every_figure() -> None:

@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import engine
 from bed import (
     RESILIENT,
     KeepAliveClient,
@@ -34,7 +33,9 @@ from bed import (
     run_load,
     settled,
 )
-from postgres import Database
+
+from tests.support import engine
+from tests.support.postgres import Database
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "query_engine"
+SOURCE = Path(__file__).parents[1] / "production" / "query_engine"
 INSTALL_SECONDS = 240
 FILES = ("engine.js", "translate.js", "query-engine", "prisma")
 

@@ -11,8 +11,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import schema
-from bed import Started, free_port
+from litellm_resilience.demo.lifetime import Started
+from litellm_resilience.demo.proxy import free_port
+from tests.support import schema
 
 START_SECONDS = 30.0
 USER = "litellm"

@@ -46,7 +46,7 @@ def test_each_worker_has_a_row_from_before_its_fork_until_it_is_reaped(
     entered.assert_called_once_with(board, 1)
     assert (board.row(1).pid, board.row(1).request_limit) == (os.getpid(), 342)
     cfg.child_exit(None, first)
-    forget.assert_called_once_with(0)
+    forget.assert_called_once_with(board, 0)
     assert [row.number for _, row in board.living()] == [2]
     assert (board.totals.target, board.totals.started) == (2, 2)
 

@@ -206,6 +206,10 @@ class LoggingSink(Sink):
     def records(self) -> list[dict[str, Any]]:
         return self._records["/logs"]
 
+    def forget(self) -> None:
+        """Forget what has come so far."""
+        self._records.clear()
+
     def ids(self, path: str) -> Counter[str]:
         """How often each reply was recorded at a path."""
         return Counter(record["id"] for record in self._records[path])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,13 @@ def _database() -> Iterator[Settings]:
                 "PRISMA_CLI_LOG": str(folder / "prisma.log"),
                 "QE_LOG": str(folder / "engines.log"),
             }
-            yield {**environment, **engine.environment(folder)}, {}
+            try:
+                yield {**environment, **engine.environment(folder)}, {}
+            finally:
+                # Some outlive a proxy that could not end them.
+                for pid in engine.running(environment["QE_LOG"]):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
 
 def _package(name: str) -> Path:

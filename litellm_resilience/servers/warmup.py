@@ -38,8 +38,18 @@ LARGE_MODULES = ("litellm.litellm_core_utils.default_encoding",)
 """35 MB that a single worker may never need, and that several workers had better share."""
 
 
-DATABASE_MODULES = ("prisma.client", "prisma")
-"""What a worker with a database loads when it starts: 6 to 8 s with the prisma of LiteLLM 1.81."""
+DATABASE_MODULES = (
+    "prisma.client",
+    "prisma",
+    "apscheduler.triggers.cron",
+    "litellm.proxy._experimental.mcp_server.discoverable_endpoints",
+    "litellm.proxy.db.baseline_accounting",
+    "litellm.proxy.management_endpoints.mcp_management_endpoints",
+    "litellm.proxy.spend_tracking.cloudzero_endpoints",
+    "litellm.proxy.spend_tracking.vantage_endpoints",
+)
+"""What a worker with a database loads when it starts: 6 to 8 s with the prisma of LiteLLM 1.81, and
+0.2 s, half of what the start takes of a core, with LiteLLM 1.106."""
 DATABASE_VARIABLE = "DATABASE_URL"
 """Set by LiteLLM's command, wherever the address is configured."""
 

@@ -23,7 +23,7 @@ from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.link import Said
 from litellm_resilience.supervisor.loop import Plan, Supervisor
-from litellm_resilience.supervisor.policy import Settings
+from litellm_resilience.supervisor.policy import Settings, WorkerState
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 
 
@@ -317,3 +317,28 @@ def test_a_fault_in_what_else_is_served_is_not_the_workers(
     supervisor._step()
     assert len(launcher.started) == 3
     assert "Please report this" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        (WorkerState.SERVING, "died: exited with status 9; 3 records are lost with it; replacing"),
+        (WorkerState.DRAINING, "exited with status 9 while draining; 3 records are lost with it"),
+    ],
+)
+def test_a_death_says_how_many_records_are_lost_with_it(
+    state: WorkerState,
+    line: str,
+    make: Callable[..., Supervisor],
+    launcher: FakeLauncher,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    supervisor = make(1)
+    become_ready(supervisor, launcher)
+    (handle,) = supervisor._workers
+    handle.enter(state, time.monotonic())
+    supervisor._board.row(handle.slot).hold({"box": 3})
+    launcher.started[0].ends(9)
+    supervisor._step()
+    assert any(line in record.getMessage() for record in caplog.records)
+    assert supervisor._board.lost_records() == {"box": 3}

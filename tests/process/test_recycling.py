@@ -232,6 +232,7 @@ def test_one_worker_streams_through_recycles_and_logs_json(start_proxy: StartPro
         assert json.loads(line)["message"].startswith("Worker ")
 
 
+@pytest.mark.any_line
 def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy) -> None:
     """How spawned workers are recycled is tested in tests/servers, where they start faster."""
     proxy = start_proxy("--no-preload", *OPTIONS)

@@ -47,6 +47,7 @@ VANISH_SECONDS = 20.0
 MODEL = "demo-openai"
 CHAT = "/v1/chat/completions"
 READY = re.compile(r"[Ww]orker \d+ \(pid (\d+)\) ready after ([\d.]+) s")
+STARTED = re.compile(r"(?:[Ww]orker \d+ \(pid |Booting worker with pid: )(\d+)")
 StartStack = Callable[..., "Stack"]
 MODULES = ("production_faults", "production_ledger", "production_user", "production_secrets")
 
@@ -356,6 +357,4 @@ class Stack(MarkedLog, Started):
             time.sleep(0.1)
 
     def _started(self) -> list[int]:
-        return [
-            int(pid) for pid in re.findall(r"[Ww]orker \d+ \(pid (\d+)\)", self.proxy.log_text())
-        ]
+        return [int(pid) for pid in STARTED.findall(self.proxy.log_text())]

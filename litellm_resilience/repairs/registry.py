@@ -198,16 +198,17 @@ def counters() -> Counters:
         return _active.keeper.counters
 
 
-def held(besides: Collection[Any] = ()) -> Held:
+def held(besides: Collection[Any] | None) -> Held:
     """Return what this process has to do beside requests; to be called in its event loop.
 
     Args:
-        besides: the tasks of requests.
+        besides: the tasks of requests; None not to look for tasks.
     """
     flush = None if _active is None else _active.flush
     if flush is None:
         return NOTHING_HELD
-    return Held(len(flush.work.tasks(besides)[0]), flush.held())
+    tasks = 0 if besides is None else len(flush.work.tasks(besides)[0])
+    return Held(tasks, flush.held())
 
 
 def _log() -> Any:

@@ -107,6 +107,7 @@ def _announce_drain(changes: Changes, timeout: float) -> None:
 class GunicornServer(DrainingServer):
     """A draining server that writes its row of the scoreboard, if its worker has one."""
 
+    held = staticmethod(registry.held)
     _figures: Figures | None = None
     _row: scoreboard.Row | None = None
 
@@ -125,13 +126,8 @@ class GunicornServer(DrainingServer):
     async def on_tick(self, counter: int) -> bool:
         """Write the row."""
         if self._figures is not None:
-            state = self.server_state
-            self._figures.record(state, registry.counters(), registry.held(state.tasks))
+            self._figures.record(self.server_state, registry.counters(), self.look(counter))
         return await super().on_tick(counter)
-
-    def work_in_hand(self) -> int:
-        """Return how many tasks replies have left behind."""
-        return registry.held(self.server_state.tasks).tasks
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain."""

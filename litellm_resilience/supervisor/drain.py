@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.server import Server
 
+from litellm_resilience.supervisor.figures import NOTHING_HELD, nothing_held
 from litellm_resilience.supervisor.handshake import as_request
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Collection
+
+    from litellm_resilience.supervisor.figures import Held
 
 CLOSE_HEADER = (b"connection", b"close")
 TICK = 0.1
 """Seconds between two looks, as in uvicorn's own loop."""
+TICKS_PER_LOOK = 10
 ACCEPT_GRACE = 0.3
 """Seconds in which a connection that was accepted just before may still appear."""
 TLS_ACCEPT_GRACE = 2.0
@@ -41,10 +46,14 @@ class DrainingServer(Server):
     Attributes:
         drain_timeout: seconds.
         draining: whether the drain has begun.
+        held: returns what there is to do beside the requests whose tasks it is given; without any,
+            it does not look for tasks.
     """
 
     drain_timeout: float = 600.0
     draining: bool = False
+    held: Callable[[Collection[Any] | None], Held] = staticmethod(nothing_held)
+    _looked = NOTHING_HELD
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does; WebSocket handshakes count as requests."""
@@ -53,9 +62,16 @@ class DrainingServer(Server):
             self.config.ws_protocol_class = as_request(protocol)
         await super().startup(sockets=sockets)
 
-    def work_in_hand(self) -> int:
-        """Return how many tasks the drain waits for beside requests and connections."""
-        return 0
+    def look(self, counter: int) -> Held:
+        """Return what there is to do beside requests; tasks are looked for once a second only.
+
+        Args:
+            counter: of `on_tick`.
+        """
+        if self.draining or counter % TICKS_PER_LOOK == 0:
+            self._looked = self.held(self.server_state.tasks)
+            return self._looked
+        return self.held(None)._replace(tasks=self._looked.tasks)
 
     async def on_tick(self, counter: int) -> bool:
         """Do what uvicorn does ten times a second; announce the end while draining."""
@@ -102,7 +118,9 @@ class DrainingServer(Server):
                 self._close_websockets()
             if now >= min(began + self.drain_timeout, stop_asked + self._stop_timeout):
                 return
-            if now >= settled and not (state.connections or state.tasks or self.work_in_hand()):
+            if now >= settled and not (
+                state.connections or state.tasks or self.held(state.tasks).tasks
+            ):
                 return
             idle_since = {
                 connection: idle_since.get(connection, now)

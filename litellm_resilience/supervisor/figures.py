@@ -41,7 +41,7 @@ class Held(NamedTuple):
 NOTHING_HELD = Held(0, {})
 
 
-def nothing_held(besides: Collection[Any]) -> Held:
+def nothing_held(besides: Collection[Any] | None) -> Held:
     """Say that there is nothing to do, whatever is served."""
     del besides
     return NOTHING_HELD

@@ -89,7 +89,7 @@ class Plan:
     session_counts: Callable[[], SessionCounts]
     ended: Callable[[int], None]
     keep_helpers: frozenset[str] = field(default_factory=frozenset)
-    held: Callable[[Collection[Any]], Held] = nothing_held
+    held: Callable[[Collection[Any] | None], Held] = nothing_held
 
 
 class Supervisor:

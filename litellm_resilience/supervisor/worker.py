@@ -58,7 +58,7 @@ class Assignment:
     board: Scoreboard
     slot: int
     session_counts: Callable[[], SessionCounts]
-    held: Callable[[Collection[Any]], Held]
+    held: Callable[[Collection[Any] | None], Held]
     request_limit: int | None
     drain_timeout: float
     keep_helpers: frozenset[str]
@@ -79,7 +79,7 @@ class WorkerServer(DrainingServer):
         self._link = assignment.link
         self._figures = Figures(assignment.board.row(assignment.slot), TICK)
         self._session_counts = assignment.session_counts
-        self._held = assignment.held
+        self.held = assignment.held
         self._request_limit = assignment.request_limit
         self._told_to_drain = False
 
@@ -108,7 +108,7 @@ class WorkerServer(DrainingServer):
     async def on_tick(self, counter: int) -> bool:
         """Note that the loop turns, report the limit, obey the supervisor."""
         state = self.server_state
-        self._figures.record(state, self._session_counts(), self._held(state.tasks))
+        self._figures.record(state, self._session_counts(), self.look(counter))
         if self._request_limit is not None and state.total_requests >= self._request_limit:
             self._request_limit = None
             self._link.say(Said.LIMIT)
@@ -118,10 +118,6 @@ class WorkerServer(DrainingServer):
         elif told is Told.GONE:
             self.should_exit = True
         return await super().on_tick(counter) or self._told_to_drain
-
-    def work_in_hand(self) -> int:
-        """Return how many tasks replies have left behind."""
-        return self._held(self.server_state.tasks).tasks
 
     async def _end_if_abandoned(self) -> None:
         """End at once if the supervisor does before this worker has started."""

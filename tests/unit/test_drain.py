@@ -10,8 +10,15 @@ from typing import Any
 
 import pytest
 from uvicorn.config import Config
+from uvicorn.lifespan.off import LifespanOff
 
-from litellm_resilience.supervisor.drain import CLOSE_HEADER, DrainingServer, is_idle
+from litellm_resilience.supervisor.drain import (
+    CLOSE_HEADER,
+    TICKS_PER_LOOK,
+    DrainingServer,
+    is_idle,
+)
+from litellm_resilience.supervisor.figures import NOTHING_HELD, Held
 from tests.support import strict_websocket
 
 OWN = (b"server", b"uvicorn")
@@ -174,6 +181,34 @@ async def test_only_a_drain_is_announced() -> None:
     server = server_of()
     await server.on_tick(0)
     assert CLOSE_HEADER not in server.server_state.default_headers
+
+
+async def test_a_drain_waits_for_what_replies_have_left_behind() -> None:
+    server = server_of()
+    left = [Held(2, {}), Held(1, {}), NOTHING_HELD]
+    server.held = lambda _: left[0] if len(left) == 1 else left.pop(0)
+    server.servers = []
+    server.lifespan = LifespanOff(server.config)
+    await server.shutdown()
+    assert left == [NOTHING_HELD]
+
+
+def test_a_worker_looks_for_tasks_once_a_second_and_always_in_a_drain() -> None:
+    server = server_of()
+    asked: list[Any] = []
+
+    def held(besides: Any) -> Held:
+        asked.append(besides)
+        return Held(0 if besides is None else 7, {"box": 3})
+
+    server.held = held
+    looks = [server.look(counter) for counter in range(TICKS_PER_LOOK + 1)]
+    assert looks == [Held(7, {"box": 3})] * len(looks)
+    tasks = server.server_state.tasks
+    assert asked == [tasks, *[None] * (TICKS_PER_LOOK - 1), tasks]
+    server.draining = True
+    server.look(1)
+    assert asked[-1] is tasks
 
 
 async def test_headers_that_uvicorn_renews_are_announced_again() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.records.work import Work, name
@@ -20,8 +20,6 @@ LAST_ROUND_SECONDS = 0.2
 """With less time left, no further round begins."""
 CANCEL_SECONDS = 0.2
 """For a sink that was cancelled to unwind."""
-SEVERAL = "several"
-"""The name under which records are counted that no sink can be named for."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,13 @@ class Sink:
     Args:
         name: how operators know it.
         held: returns how many records for it are held now.
-        flush: sends them; may be called when there are none. None if they go by themselves.
-        failed: returns how many records earlier calls of `flush` have thrown away.
+        flush: sends them; may be called when there are none. If it raises, what is no longer held
+            is lost. None if they go by themselves.
     """
 
     name: str
     held: Callable[[], int]
     flush: Callable[[], Awaitable[object]] | None = None
-    failed: Callable[[], int] = field(default=lambda: 0)
 
 
 class Flush:
@@ -119,7 +116,7 @@ class Flush:
         """Flush all sinks side by side; return those that have not ended in time."""
         loop = asyncio.get_running_loop()
         running = {
-            loop.create_task(_flushed(sink)): sink
+            loop.create_task(self._flushed(sink, sink.flush)): sink
             for sink in self.sinks()
             if sink.flush is not None
         }
@@ -127,9 +124,17 @@ class Flush:
             await asyncio.wait(running, timeout=max(0.0, deadline - loop.time()))
         return {task: sink for task, sink in running.items() if not task.done()}
 
+    async def _flushed(self, sink: Sink, flush: Callable[[], Awaitable[object]]) -> None:
+        """Flush a sink; what it raises concerns no other."""
+        before = _number(sink.held)
+        try:
+            await flush()
+        except Exception:
+            self._lost[sink.name] += max(0, before - _number(sink.held))
+
     async def _give_up(self, pending: Mapping[asyncio.Task[Any], Sink]) -> None:
         for sink in self.sinks():
-            self._lost[sink.name] += _number(sink.held) + _number(sink.failed)
+            self._lost[sink.name] += _number(sink.held)
         for task in pending:
             task.cancel()
         if pending:
@@ -150,13 +155,6 @@ class Flush:
             self._log.warning(
                 "litellm-resilience: %d tasks were not done at this worker's end: %s", number, task
             )
-
-
-async def _flushed(sink: Sink) -> None:
-    """Flush a sink; what it raises concerns no other."""
-    if sink.flush is not None:
-        with contextlib.suppress(Exception):
-            await sink.flush()
 
 
 def _number(count: Callable[[], int]) -> int:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from litellm_resilience.repairs.base import Context
 
 INTEGRATIONS = "litellm.integrations"
+GENERIC = (
+    f"{INTEGRATIONS}.generic_api.generic_api_callback",
+    "litellm_enterprise.enterprise_callbacks.generic_api_callback",
+)
+"""The module moved after 1.79."""
 QUEUE, LOCK = "log_queue", "flush_lock"
 
 _flushing: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
@@ -40,15 +45,21 @@ def apply(context: Context) -> Outcome:
     batches = _Batches()
     flush_queue = require_async(base, "flush_queue", "self")
     context.changes.replace(base, "flush_queue", batches.locked(flush_queue))
-    generic = importlib.import_module(
-        f"{INTEGRATIONS}.generic_api.generic_api_callback"
-    ).GenericAPILogger
-    if not hasattr(generic, "_send_batch"):
+    generic = generic_logger()
+    if generic is not None and not hasattr(generic, "_send_batch"):
         send = require_async(generic, "async_send_batch", "self")
         context.changes.replace(generic, "async_send_batch", batches.detached(send))
     _note_errors(context)
     context.flush.add(lambda: _sinks(context, base, batches))
     return Outcome(PatchState.APPLIED, "batch loggers keep what comes during a batch, and flush")
+
+
+def generic_logger() -> Any:
+    """Return the class behind `generic_api`, if it can be imported."""
+    for module in GENERIC:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(module).GenericAPILogger
+    return None
 
 
 def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
@@ -57,13 +68,7 @@ def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
         def held(logger: Any = logger) -> int:
             return len(getattr(logger, QUEUE)) + batches.in_transit[id(logger)]
 
-        async def flush(logger: Any = logger) -> None:
-            await _flush(logger, batches)
-
-        def failed(logger: Any = logger) -> int:
-            return batches.failed.pop(id(logger), 0)
-
-        yield Sink(type(logger).__name__, held, flush, failed)
+        yield Sink(type(logger).__name__, held, functools.partial(_flush, logger))
 
 
 def found(context: Context, base: type) -> list[Any]:
@@ -77,24 +82,24 @@ def found(context: Context, base: type) -> list[Any]:
     return list({id(logger): logger for logger in loggers}.values())
 
 
-async def _flush(logger: Any, batches: _Batches) -> None:
-    """Flush a logger; records that vanish while it reports an error count as failed."""
+async def _flush(logger: Any) -> None:
+    """Flush a logger.
+
+    Raises:
+        RuntimeError: it reports an error. As a rule it only logs that, and throws its batch away.
+    """
     errors: list[str] = []
     token = _flushing.set(errors)
-    before = len(getattr(logger, QUEUE))
     try:
         await logger.flush_queue()
-    except Exception as error:
-        errors.append(str(error))
-        raise
     finally:
         _flushing.reset(token)
-        if errors:
-            batches.failed[id(logger)] += max(0, before - len(getattr(logger, QUEUE)))
+    if errors:
+        raise RuntimeError(errors[0])
 
 
 def _note_errors(context: Context) -> None:
-    """Hear the errors that a logger only logs, and then throws its batch away."""
+    """Hear the errors that are logged while a logger is flushed, by what it does."""
     heard = importlib.import_module("litellm._logging").verbose_logger
 
     def note(record: logging.LogRecord) -> bool:
@@ -112,12 +117,10 @@ class _Batches:
 
     Attributes:
         in_transit: how many records are being sent, by the identity of their logger.
-        failed: how many were thrown away.
     """
 
     def __init__(self) -> None:
         self.in_transit: Counter[int] = Counter()
-        self.failed: Counter[int] = Counter()
 
     def detached(self, send: Any) -> Any:
         """Return a method that sends what is there when it is called, and nothing else."""

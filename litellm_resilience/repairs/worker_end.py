@@ -83,7 +83,9 @@ class _End:
         entered = scoreboard.entered()
         if entered is not None:
             board, slot = entered
-            board.row(slot).lose(self._flush.lost)
+            row = board.row(slot)
+            row.hold({})
+            row.lose(self._flush.lost)
 
 
 def timeout() -> float:

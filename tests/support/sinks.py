@@ -10,6 +10,7 @@ import subprocess
 import threading
 import zlib
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +31,7 @@ class Sink(Started):
 
     Attributes:
         connections: what was asked over each connection, by the client's port.
+        status: of each answer.
     """
 
     def __init__(self) -> None:
@@ -50,14 +52,16 @@ class Sink(Started):
             def _reply(self, body: bytes) -> None:
                 sink.connections[self.client_address[1]].append(self.path)
                 answer = sink.take(self.path, body)
-                self.send_response(200)
+                self.send_response(sink.status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(answer)
+                with suppress(ConnectionError):  # who asked may have ended
+                    self.wfile.write(answer)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
 
+        self.status = 200
         self.connections: dict[int, list[str]] = defaultdict(list)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

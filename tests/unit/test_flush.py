@@ -112,9 +112,14 @@ async def test_a_dead_sink_costs_its_own_records_only(fault: Any) -> None:
     assert flush.lost == {"dead": 7}
 
 
-async def test_what_a_sink_throws_away_is_lost() -> None:
+async def test_what_a_sink_throws_away_with_an_error_is_lost() -> None:
     box = Box(3)
-    flush = flush_of(Sink("box", lambda: box.number, box.flush, lambda: 3))
+
+    async def throw_away() -> None:
+        box.number = 1
+        raise RuntimeError("broken on purpose")
+
+    flush = flush_of(box.sink("box", throw_away))
     await flush.run(LONG)
     assert flush.lost == {"box": 3}
 

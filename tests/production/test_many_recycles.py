@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -28,22 +29,23 @@ def shared(start_stack: StartStack, postgres: Postgres) -> Stack:
 
 
 def staying(stack: Stack) -> dict[int, tuple[int, int, int]]:
-    """Descriptors, threads and private memory in bytes of supervisor and template, by process."""
+    """Descriptors, threads and resident memory in bytes of supervisor and template, by process."""
     passing = {*stack.pids(), *stack.engines()}
     return {
         pid: (
             len(list(Path(f"/proc/{pid}/fd").iterdir())),
             len(list(Path(f"/proc/{pid}/task").iterdir())),
-            private(pid),
+            resident(pid),
         )
         for pid in stack.proxy.processes()
         if pid not in passing
     }
 
 
-def private(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_"))
+def resident(pid: int) -> int:
+    """What it shares included: what is private depends on what a worker has written to."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
 
 
 @pytest.mark.lengthy

@@ -63,15 +63,15 @@ def measure(argv: Sequence[str], options: Sequence[str], cell: Cell, load: Load)
     found = Measurement()
     kinds = list(cell.kinds)
     with (
-        stacks.surroundings(cell.stack) as (variables, sections),
+        stacks.surroundings(cell.stack) as around,
         ProviderProcess(
             delay=load.delay,
             chunks=max(1, round(load.stream_seconds * CHUNKS_PER_SECOND)),
             chunk_interval=1 / CHUNKS_PER_SECOND,
         ) as provider,
     ):
-        config = {**default_config(provider.base_url, ["openai"]), **sections}
-        env = {**checkout_environment(), **variables}
+        config = {**default_config(provider.base_url, ["openai"]), **around.config}
+        env = {**checkout_environment(), **around.environment}
         while kinds and not found.problem:
             found.restarts += bool(found.loads)
             with ProxyProcess(argv, config, options, env=env) as proxy:
@@ -87,6 +87,7 @@ def measure(argv: Sequence[str], options: Sequence[str], cell: Cell, load: Load)
                 ended = proxy.exit_status() is not None
                 proxy.stop()
                 found.stopped_after = None if ended else round(time.monotonic() - began, 2)
+        found.records = {sink: list(ids().values()) for sink, ids in around.records.items()}
     return found
 
 

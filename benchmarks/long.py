@@ -1,5 +1,7 @@
 """A long run of `litellm-resilience`, in slices: how many of how many requests fail at most.
 
+With a stack, how many records of replies are missing in its database and at its logging sink.
+
 Each slice starts a proxy, loads it, and adds a line to the state file; the same command later goes
 on from there. It ends when there have been enough requests and enough recycles.
 """
@@ -16,7 +18,7 @@ from benchmarks.cell import measure
 from benchmarks.commands import add_limit, add_number, command
 from benchmarks.report import Machine
 from benchmarks.results import DIRECTORY, LONG_RUN, LongRun
-from benchmarks.setups import KINDS, Cell, Load
+from benchmarks.setups import BARE, KINDS, STACKS, Cell, Load
 from benchmarks.store import ConditionsError, check_conditions
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, default=DIRECTORY / LONG_RUN, help=state)
     parser.add_argument("--fresh", action="store_true", help="forget the slices so far")
     add_number(parser, "--workers", 2)
+    parser.add_argument(
+        "--stack", choices=STACKS, default=BARE, help="what is around the proxy (default: nothing)"
+    )
     add_limit(parser, limit=250, jitter=100)
     add_number(parser, "--slice_seconds", 240.0)
 
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> Sequence[str]:
         "limit": args.limit,
         "jitter": args.jitter,
         "kinds": " ".join(KINDS),
+        **({} if args.stack == BARE else {"stack": args.stack}),
         "python": machine.python,
         "processor": f"{machine.cores} x {machine.processor}",
         **machine.versions,
@@ -66,7 +72,9 @@ def run(args: argparse.Namespace) -> Sequence[str]:
     problems: list[str] = []
     while total.requests.total() < args.requests or total.recycles < args.recycles:
         kind = KINDS[total.slices % len(KINDS)]
-        cell = Cell(total.conditions["litellm"], workers=args.workers, kinds=(kind,))
+        cell = Cell(
+            total.conditions["litellm"], workers=args.workers, kinds=(kind,), stack=args.stack
+        )
         began = time.strftime("%Y-%m-%d %H:%M:%S")
         found = measure(command("resilient"), load.options("resilient"), cell, load)
         if kind not in found.loads:
@@ -80,12 +88,18 @@ def run(args: argparse.Namespace) -> Sequence[str]:
             "failures": seen.failures,
             "recycles": len(seen.recycles),
             "seconds": seen.seconds,
+            "records": {
+                sink: [len(times), sum(each > 1 for each in times)]
+                for sink, times in found.records.items()
+            },
         }
         with args.state.open("a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
         total.add(figures)
-        print(f"slice {total.slices}: {total.sentence()}", file=sys.stderr, flush=True)
+        said = f"slice {total.slices}: {total.sentence()}. {total.ledger()}"
+        print(said, file=sys.stderr, flush=True)
     print(f"{total.sentence()}. Failures: {dict(total.failures)}. {total.conditions}")
+    print(total.ledger())
     return problems
 
 

@@ -230,7 +230,8 @@ def _long_run(path: Path | None) -> str:
         "{sentence} (LiteLLM {litellm}, uvicorn {uvicorn}, {workers} workers, limit {limit}, "
         "jitter {jitter})."
     )
-    return _wrapped(about.format(sentence=total.sentence(), **total.conditions))
+    ledger = f" {total.ledger()}." if total.recorded else ""
+    return _wrapped(about.format(sentence=total.sentence(), **total.conditions) + ledger)
 
 
 def _machine(results: Results) -> str:

@@ -99,6 +99,7 @@ class Measurement:
         stopped_after: seconds from SIGTERM to its end.
         restarts: how often it had to be started again because it had ended.
         loads: what was seen, by kind of load.
+        records: how often each reply was recorded, by sink, when the proxy had ended.
         problem: why there are no loads, or fewer.
     """
 
@@ -109,6 +110,7 @@ class Measurement:
     stopped_after: float | None = None
     restarts: int = 0
     loads: dict[str, Seen] = field(default_factory=dict)
+    records: dict[str, list[int]] = field(default_factory=dict)
     problem: str = ""
 
     @classmethod
@@ -195,6 +197,9 @@ class LongRun:
         failures: by kind of failure.
         recycles: of workers.
         seconds: of load.
+        answered: replies.
+        recorded: replies with a record, by sink.
+        twice: replies with more than one, by sink.
     """
 
     conditions: dict[str, Any]
@@ -203,6 +208,9 @@ class LongRun:
     failures: Counter[str] = field(default_factory=Counter)
     recycles: int = 0
     seconds: float = 0.0
+    answered: int = 0
+    recorded: Counter[str] = field(default_factory=Counter)
+    twice: Counter[str] = field(default_factory=Counter)
 
     def add(self, figures: Mapping[str, Any]) -> None:
         """Add a slice."""
@@ -211,6 +219,10 @@ class LongRun:
         self.failures.update(figures["failures"])
         self.recycles += figures["recycles"]
         self.seconds += figures["seconds"]
+        self.answered += figures["requests"] - sum(figures["failures"].values())
+        for sink, (recorded, twice) in figures.get("records", {}).items():
+            self.recorded[sink] += recorded
+            self.twice[sink] += twice
 
     @property
     def bound(self) -> float | None:
@@ -233,6 +245,16 @@ class LongRun:
             f"{self.recycles:,} times: a loss below {100 * bound:.2g} % ({rule} of {number:,}) "
             "with 95 % confidence"
         )
+
+    def ledger(self) -> str:
+        """What became of the records, in a sentence; empty if no sink was there."""
+        sinks = [
+            f"{max(0, self.answered - recorded)} at {sink} ({self.twice[sink]} twice)"
+            for sink, recorded in self.recorded.items()
+        ]
+        if not sinks:
+            return ""
+        return f"Records missing of {self.answered:,} replies: {', '.join(sinks)}"
 
     @classmethod
     def load_from(cls, path: Path) -> LongRun:

@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,23 @@ from tests.support.redis_server import BINARY, RedisServer
 from tests.support.sinks import LoggingSink, TelemetrySink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    Settings = tuple[dict[str, str], dict[str, dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Settings:
+    """What a proxy is told of servers around it, and what they know of its replies.
+
+    Args:
+        environment: variables.
+        config: sections of the configuration.
+        records: functions that return the names of replies that a sink has a record of, each with
+            the number of its records; by the sink.
+    """
+
+    environment: dict[str, str] = field(default_factory=dict)
+    config: dict[str, dict[str, Any]] = field(default_factory=dict)
+    records: dict[str, Callable[[], Counter[str]]] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -33,15 +49,20 @@ def _database() -> Iterator[Settings]:
         (folder / "migrations").mkdir()
         with Postgres(programs() or Path()) as server:
             server.prepare(_package("litellm_proxy_extras") / "migrations", schema)
+            database = server.database()
             environment = {
-                "DATABASE_URL": server.database().url,
+                "DATABASE_URL": database.url,
                 "LITELLM_SALT_KEY": "sk-benchmark-salt",
                 "LITELLM_MIGRATION_DIR": str(folder / "migrations"),
                 "PRISMA_CLI_LOG": str(folder / "prisma.log"),
                 "QE_LOG": str(folder / "engines.log"),
             }
             try:
-                yield {**environment, **engine.environment(folder)}, {}
+                rows = 'select request_id from "LiteLLM_SpendLogs"'
+                yield Settings(
+                    {**environment, **engine.environment(folder)},
+                    records={"PostgreSQL": lambda: Counter(database.query(rows))},
+                )
             finally:
                 # Some outlive a proxy that could not end them.
                 for pid in engine.running(environment["QE_LOG"]):
@@ -59,7 +80,8 @@ def _package(name: str) -> Path:
 @contextlib.contextmanager
 def _log() -> Iterator[Settings]:
     with LoggingSink() as sink:
-        yield {"GENERIC_LOGGER_ENDPOINT": f"{sink.url}/logs"}, {}
+        endpoint = {"GENERIC_LOGGER_ENDPOINT": f"{sink.url}/logs"}
+        yield Settings(endpoint, records={"generic_api": lambda: sink.ids("/logs")})
 
 
 @contextlib.contextmanager
@@ -69,14 +91,14 @@ def _redis() -> Iterator[Settings]:
         cache = {"type": "redis", "host": server.host, "port": server.port}
         router = {"redis_host": server.host, "redis_port": server.port}
         settings = {"cache": True, "cache_params": cache}
-        yield {}, {"litellm_settings": settings, "router_settings": router}
+        yield Settings(config={"litellm_settings": settings, "router_settings": router})
 
 
 @contextlib.contextmanager
 def _telemetry() -> Iterator[Settings]:
     with TelemetrySink() as sink:
         protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "otlp_http"}
-        yield {**protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url}, {}
+        yield Settings({**protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url})
 
 
 SERVICES = {"database": _database, "log": _log, "redis": _redis, "telemetry": _telemetry}
@@ -95,7 +117,7 @@ def missing(stack: str) -> list[str]:
 
 @contextlib.contextmanager
 def surroundings(stack: str) -> Iterator[Settings]:
-    """Start the servers of a stack; gives variables and sections of a configuration for the proxy.
+    """Start the servers of a stack.
 
     Args:
         stack: one of `STACKS`.
@@ -104,15 +126,15 @@ def surroundings(stack: str) -> Iterator[Settings]:
         MissingError: a package that the stack needs is not installed.
         RuntimeError: a server does not start.
     """
-    environment: dict[str, str] = {}
+    around = Settings()
     callbacks = [CALLBACKS[name] for name in STACKS[stack] if name in CALLBACKS]
-    config: dict[str, dict[str, Any]] = {}
     if callbacks:
-        config["litellm_settings"] = {"callbacks": callbacks}
+        around.config["litellm_settings"] = {"callbacks": callbacks}
     with contextlib.ExitStack() as running:
         for name in STACKS[stack]:
-            variables, sections = running.enter_context(SERVICES[name]())
-            environment |= variables
-            for section, values in sections.items():
-                config.setdefault(section, {}).update(values)
-        yield environment, config
+            settings = running.enter_context(SERVICES[name]())
+            around.environment.update(settings.environment)
+            around.records.update(settings.records)
+            for section, values in settings.config.items():
+                around.config.setdefault(section, {}).update(values)
+        yield around

@@ -58,6 +58,16 @@ def test_a_long_run_without_a_failure_says_what_that_is_worth(tmp_path: Path) ->
     assert "(100,000 JSON)" in total.sentence()
 
 
+def test_a_long_run_counts_the_records_of_its_replies() -> None:
+    total = LongRun(CONDITIONS)
+    assert total.ledger() == ""
+    total.add({**SLICE, "failures": {"reset": 1}, "records": {"sink": [999, 0], "rows": [990, 2]}})
+    total.add({**SLICE, "records": {"sink": [1000, 0], "rows": [1000, 0]}})
+    assert total.ledger() == (
+        "Records missing of 1,999 replies: 0 at sink (0 twice), 9 at rows (2 twice)"
+    )
+
+
 def test_a_long_run_under_other_conditions_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

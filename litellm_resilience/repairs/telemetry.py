@@ -6,7 +6,9 @@ They do so by an exit hook too, when LiteLLM has shut down and less time is left
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.records.flush import Sink
@@ -14,7 +16,7 @@ from litellm_resilience.repairs import callbacks
 from litellm_resilience.repairs.base import Outcome, PatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from litellm_resilience.repairs.base import Context
 
@@ -32,7 +34,7 @@ def apply(context: Context) -> Outcome:
         for provider in providers(context):
 
             async def flush(provider: Any = provider) -> None:
-                await asyncio.to_thread(provider.force_flush)
+                await _in_thread(provider.force_flush)
 
             yield Sink("OpenTelemetry", lambda provider=provider: held(provider), flush)  # type: ignore[misc]
 
@@ -47,6 +49,25 @@ def providers(context: Context) -> list[Any]:
         found += getattr(callback, "__dict__", {}).values()
     own = [one for one in found if callable(getattr(type(one), "force_flush", None))]
     return list({id(one): one for one in own}.values())
+
+
+async def _in_thread(task: Callable[[], object]) -> None:
+    """Do something that blocks, in a thread that nobody waits for when it takes too long.
+
+    The event loop would wait for one of `asyncio.to_thread` when it is closed.
+    """
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def run() -> None:
+        try:
+            task()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by then
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="litellm-resilience-flush", daemon=True).start()
+    await done.wait()
 
 
 def held(provider: Any) -> int:

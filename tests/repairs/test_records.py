@@ -175,6 +175,40 @@ async def test_callbacks_in_tasks_and_threads_are_counted_and_waited_for(flush: 
     await GLOBAL_LOGGING_WORKER.stop()
 
 
+class Provider:
+    """A provider of OpenTelemetry's SDK, as far as it is asked."""
+
+    def __init__(self, flush: Callable[[], object]) -> None:
+        self.queue = [1, 2]
+        self._active_span_processor = SimpleNamespace(_span_processors=[self])
+        self.flush = flush
+
+    def force_flush(self) -> None:
+        self.flush()
+        self.queue.clear()
+
+
+async def test_spans_are_flushed_by_each_provider_of_a_callback(flush: Flush) -> None:
+    provider = Provider(lambda: None)
+    add(SimpleNamespace(tracer_provider=provider, same=provider))
+    assert flush.held()["OpenTelemetry"] == 2
+    await flush.run(30)
+    assert (provider.queue, flush.lost) == ([], {})
+
+
+async def test_a_collector_that_does_not_answer_keeps_no_thread_that_is_waited_for(
+    flush: Flush,
+) -> None:
+    may_end = threading.Event()
+    add(SimpleNamespace(tracer_provider=Provider(may_end.wait)))
+    await flush.run(0.5)
+    assert flush.lost == {"OpenTelemetry": 2}
+    (blocked,) = [each for each in threading.enumerate() if each.name.endswith("resilience-flush")]
+    assert blocked.daemon
+    may_end.set()
+    blocked.join(30)
+
+
 async def test_spend_is_written_by_litellms_own_job(
     patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
 ) -> None:

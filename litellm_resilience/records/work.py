@@ -2,7 +2,7 @@
 
 A background response, for example, goes on in a task after its reply. Work in hand is each task
 that was not there when the worker had started, but for those that nobody waits for: endless ones,
-consumers with nothing to consume, timers, and what only waits for a signal of another task.
+consumers with nothing to consume, timers, polls, and what only waits for another task's signal.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import asyncio
 import dis
 import functools
 import sys
+import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import CodeType, FrameType
 
 TIMER_SECONDS = 60.0
 """A task that sleeps for so long or longer waits for a moment, not for work: no retry waits longer,
-and an alert of a reply that takes too long does."""
+and an alert of a reply that takes too long does. One that is so old, and asleep, polls."""
+STALE_SECONDS = 600.0
+"""Nobody waits so long for what goes on after a reply."""
 
 _LINKS = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
 _RETURNS = frozenset({"RETURN_VALUE", "RETURN_CONST"})
@@ -35,10 +38,16 @@ class Work:
 
     Args:
         apart: types; a task with a method of one of them on its stack is counted apart.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, apart: tuple[type, ...] = ()) -> None:
+    def __init__(
+        self, apart: tuple[type, ...] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._apart = apart
+        self._clock = clock
+        self._seen: weakref.WeakKeyDictionary[asyncio.Task[Any], float]
+        self._seen = weakref.WeakKeyDictionary()
         self._there: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def started(self) -> None:
@@ -60,11 +69,13 @@ class Work:
         own: list[asyncio.Task[Any]] = []
         apart: list[asyncio.Task[Any]] = []
         current = asyncio.current_task()
+        now = self._clock()
         for task in asyncio.all_tasks():
             if task is current or task in self._there or task in besides:
                 continue
             frames = list(stack(task))
-            if not frames or _waits_for_nobody(frames):
+            age = now - self._seen.setdefault(task, now)
+            if not frames or age >= STALE_SECONDS or _waits_for_nobody(frames, age):
                 continue
             (apart if self._is_apart(frames) else own).append(task)
         return own, apart
@@ -95,17 +106,14 @@ def name(task: asyncio.Task[Any]) -> str:
     return getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
 
 
-def _waits_for_nobody(frames: list[FrameType]) -> bool:
+def _waits_for_nobody(frames: list[FrameType], age: float) -> bool:
     innermost = frames[-1]
+    if innermost.f_code is _SLEEP and max(age, innermost.f_locals["delay"]) >= TIMER_SECONDS:
+        return True
     if all(frame.f_code.co_filename.startswith(_ASYNCIO) for frame in frames):
         return True
-    if innermost.f_code is _SLEEP:
-        return bool(innermost.f_locals["delay"] >= TIMER_SECONDS) or _any_endless(frames)
-    return innermost.f_code in _consumers() or _any_endless(frames)
-
-
-def _any_endless(frames: list[FrameType]) -> bool:
-    return any(is_endless(frame.f_code) for frame in frames)
+    consumers = _consumers()
+    return any(frame.f_code in consumers or is_endless(frame.f_code) for frame in frames)
 
 
 @functools.cache

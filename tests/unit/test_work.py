@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import Event
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+import anyio
 import pytest
 
-from litellm_resilience.records.work import TIMER_SECONDS, Work, is_endless, name
+from litellm_resilience.records.work import (
+    STALE_SECONDS,
+    TIMER_SECONDS,
+    Work,
+    is_endless,
+    name,
+)
 
 
 class Callback:
@@ -44,6 +52,12 @@ async def consume(queue: asyncio.Queue[str]) -> str:
     while (item := await queue.get()) != "end":
         await asyncio.sleep(0)
     return item
+
+
+async def receive() -> str:
+    sender, receiver = anyio.create_memory_object_stream[str]()
+    with sender, receiver:
+        return await receiver.receive()
 
 
 async def look(make: Callable[[asyncio.Event], Any]) -> tuple[list[str], list[str]]:
@@ -84,18 +98,41 @@ async def test_what_was_there_at_the_start_is_no_work() -> None:
         (lambda _: beat(), ([], [])),
         (lambda _: within(beat), ([], [])),
         (lambda _: consume(asyncio.Queue()), ([], [])),
+        (lambda _: receive(), ([], [])),
         (lambda release: release.wait(), ([], [])),
         (lambda release: Callback().wait(release), ([], ["Callback.wait"])),
     ],
     ids=[
         *("a background reply", "a pause between attempts", "a timer", "an endless loop"),
-        *("an endless loop within", "a consumer", "a bare wait", "a callback"),
+        *(
+            "an endless loop within",
+            "a consumer",
+            "a stream's consumer",
+            "a bare wait",
+            "a callback",
+        ),
     ],
 )
 async def test_only_tasks_that_somebody_waits_for_are_work(
     make: Callable[[asyncio.Event], Any], found: tuple[list[str], list[str]]
 ) -> None:
     assert await look(make) == found
+
+
+async def test_a_task_that_polls_or_is_stale_is_no_work() -> None:
+    """Such as one that looks after a query engine since LiteLLM has connected anew."""
+    now = 0.0
+    work = Work(clock=lambda: now)
+    polling, waiting = asyncio.create_task(retry(10.0)), asyncio.create_task(reply_later(Event()))
+    await asyncio.sleep(0)
+    assert set(work.tasks()[0]) == {polling, waiting}
+    now = TIMER_SECONDS
+    assert work.tasks()[0] == [waiting]
+    now = STALE_SECONDS
+    assert work.tasks()[0] == []
+    for task in (polling, waiting):
+        task.cancel()
+    await asyncio.gather(polling, waiting, return_exceptions=True)
 
 
 @pytest.mark.parametrize(

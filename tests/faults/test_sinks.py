@@ -103,15 +103,23 @@ async def test_a_dead_sink_costs_its_records_and_no_request(
     sink.may_answer.set()
 
 
+async def signalled_while_they_flush(
+    deployment: Deployment, sink: FaultySink, number: int
+) -> set[int]:
+    """Replace all workers, and send the former ones a signal before the sink has answered."""
+    former = set(deployment.pids())
+    deployment.signal(signal.SIGHUP)
+    await until(sink.asked.is_set, "flush")
+    for pid in former:
+        os.kill(pid, number)
+    return former
+
+
 async def test_a_worker_that_is_killed_while_it_flushes_says_what_it_held(
     holding: Deployment, sink: FaultySink
 ) -> None:
     before = lost(holding)
-    former = set(holding.pids())
-    holding.signal(signal.SIGHUP)
-    await until(sink.asked.is_set, "flush")
-    for pid in former:
-        os.kill(pid, signal.SIGKILL)
+    former = await signalled_while_they_flush(holding, sink, signal.SIGKILL)
     await until(lambda: not former & set(holding.pids()), "end of the former workers")
     assert lost(holding) - before == REPLIES
     assert told(holding, r"(\d+) records are lost with it") == REPLIES
@@ -122,11 +130,7 @@ async def test_a_worker_that_is_asked_again_while_it_flushes_goes_on(
     holding: Deployment, sink: FaultySink
 ) -> None:
     before = lost(holding)
-    former = set(holding.pids())
-    holding.signal(signal.SIGHUP)
-    await until(sink.asked.is_set, "flush")
-    for pid in former:
-        os.kill(pid, signal.SIGTERM)
+    former = await signalled_while_they_flush(holding, sink, signal.SIGTERM)
     sink.may_answer.set()
     await until(lambda: not former & set(holding.pids()), "end of the former workers")
     assert (len(sink.ids("/logs")), lost(holding)) == (REPLIES, before)

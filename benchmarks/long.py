@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.cell import measure
 from benchmarks.commands import add_limit, add_number, command
 from benchmarks.report import Machine
-from benchmarks.results import DIRECTORY, LONG_RUN, LongRun
+from benchmarks.results import DIRECTORY, LONG_RUN, LONG_RUN_RECORDS, LongRun
 from benchmarks.setups import BARE, KINDS, STACKS, Cell, Load
 from benchmarks.store import ConditionsError, check_conditions
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_number(parser, "--requests", 100_000, "at least")
     add_number(parser, "--recycles", 300, "at least")
-    state = f"file of the slices so far (default: {LONG_RUN} beside the results)"
-    parser.add_argument("--state", type=Path, default=DIRECTORY / LONG_RUN, help=state)
+    state = f"file of the slices so far (default: {LONG_RUN}, or {LONG_RUN_RECORDS} with a stack)"
+    parser.add_argument("--state", type=Path, help=state)
     parser.add_argument("--fresh", action="store_true", help="forget the slices so far")
     add_number(parser, "--workers", 2)
     parser.add_argument(
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> Sequence[str]:
         "processor": f"{machine.cores} x {machine.processor}",
         **machine.versions,
     }
+    default = LONG_RUN if args.stack == BARE else LONG_RUN_RECORDS
+    args.state = args.state or DIRECTORY / default
     if args.fresh:
         args.state.unlink(missing_ok=True)
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import picture
 from benchmarks.report import table
-from benchmarks.results import DIRECTORY, LONG_RUN, LongRun, Results
+from benchmarks.results import DIRECTORY, LONG_RUN, LONG_RUN_RECORDS, LongRun, Results
 from benchmarks.setups import BARE, ENTRIES, PICTURED, ROOT, SIDES, STARTUP_SECONDS, TIMEOUT
 from benchmarks.store import write_json
 
@@ -125,6 +125,7 @@ def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
         "hang-ups": _hang_ups(results),
         "cost": _cost(results, COSTS_SHOWN),
         "long-run": _long_run(long_run),
+        "long-run-records": _long_run(long_run and long_run.with_name(LONG_RUN_RECORDS)),
         "machine": _machine(results),
     }
     return {name: text for name, text in found.items() if text}
@@ -228,10 +229,12 @@ def _long_run(path: Path | None) -> str:
     total = LongRun.load_from(path)
     about = (
         "{sentence} (LiteLLM {litellm}, uvicorn {uvicorn}, {workers} workers, limit {limit}, "
-        "jitter {jitter})."
+        "jitter {jitter}{stack}). {ledger}"
     )
-    ledger = f" {total.ledger()}." if total.recorded else ""
-    return _wrapped(about.format(sentence=total.sentence(), **total.conditions) + ledger)
+    stack = f", {total.conditions['stack']}" if "stack" in total.conditions else ""
+    given = {**total.conditions, "stack": stack}
+    text = about.format(sentence=total.sentence(), ledger=total.ledger(), **given)
+    return _wrapped(text.rstrip())
 
 
 def _machine(results: Results) -> str:

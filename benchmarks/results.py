@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DIRECTORY = Path(__file__).with_name("results")
 LONG_RUN = "long.jsonl"
 """The slices of the long run, in the same directory."""
+LONG_RUN_RECORDS = "long-records.jsonl"
+"""The same of one with a database and a logging sink."""
 GATEWAY_ERRORS = (502, 503, 504)
 
 
@@ -254,7 +256,7 @@ class LongRun:
         ]
         if not sinks:
             return ""
-        return f"Records missing of {self.answered:,} replies: {', '.join(sinks)}"
+        return f"Records missing of {self.answered:,} replies: {', '.join(sinks)}."
 
     @classmethod
     def load_from(cls, path: Path) -> LongRun:

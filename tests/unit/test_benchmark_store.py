@@ -64,7 +64,7 @@ def test_a_long_run_counts_the_records_of_its_replies() -> None:
     total.add({**SLICE, "failures": {"reset": 1}, "records": {"sink": [999, 0], "rows": [990, 2]}})
     total.add({**SLICE, "records": {"sink": [1000, 0], "rows": [1000, 0]}})
     assert total.ledger() == (
-        "Records missing of 1,999 replies: 0 at sink (0 twice), 9 at rows (2 twice)"
+        "Records missing of 1,999 replies: 0 at sink (0 twice), 9 at rows (2 twice)."
     )
 
 

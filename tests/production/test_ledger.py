@@ -60,6 +60,12 @@ def shared(
     )
 
 
+def errors(stack: Stack) -> str:
+    """What the log says of errors, such as those of callbacks."""
+    lines = stack.proxy.log_text().splitlines()
+    return "\n".join(line for line in lines if "Error" in line or "ERROR" in line)
+
+
 def test_no_record_is_missing_and_none_is_twice(
     shared: Stack, telemetry: TelemetrySink, logging_sink: LoggingSink
 ) -> None:
@@ -94,7 +100,7 @@ def test_no_record_is_missing_and_none_is_twice(
     kept["spend"] = Counter(rows)
     for name, ids in kept.items():
         twice = {each: times for each, times in ids.items() if times > 1}
-        assert (name, len(ids), twice) == (name, replies, {})
+        assert (name, len(ids), twice) == (name, replies, {}), errors(stack)
     assert len(set.intersection(*(set(ids) for ids in kept.values()))) == replies
     requests = Counter(span.name for span in telemetry.spans[before:])
     # Renamed between 1.81.12 and 1.106.2.

@@ -26,6 +26,10 @@ CERTIFY = (
 GZIP = 16 + zlib.MAX_WBITS
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256
+
+
 class Sink(Started):
     """An HTTP/1.1 server on 127.0.0.1 that keeps connections open; a context manager.
 
@@ -63,7 +67,7 @@ class Sink(Started):
 
         self.status = 200
         self.connections: dict[int, list[str]] = defaultdict(list)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property

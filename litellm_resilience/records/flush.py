@@ -43,11 +43,13 @@ class Flush:
 
     Args:
         log: where losses are reported.
+
+    Attributes:
         work: the work in hand; tasks apart are callbacks, which are records too.
     """
 
-    def __init__(self, log: logging.Logger, work: Work | None = None) -> None:
-        self.work = work or Work()
+    def __init__(self, log: logging.Logger) -> None:
+        self.work = Work()
         self._log = log
         self._sources: list[Callable[[], Iterable[Sink]]] = []
         self._lost: Counter[str] = Counter()
@@ -112,17 +114,17 @@ class Flush:
             await asyncio.sleep(POLL_SECONDS)
         return True
 
-    async def _flush_sinks(self, deadline: float) -> Mapping[asyncio.Task[Any], Sink]:
-        """Flush all sinks side by side; return those that have not ended in time."""
+    async def _flush_sinks(self, deadline: float) -> set[asyncio.Task[Any]]:
+        """Flush all sinks side by side; return what has not ended in time."""
         loop = asyncio.get_running_loop()
-        running = {
-            loop.create_task(self._flushed(sink, sink.flush)): sink
+        running = [
+            loop.create_task(self._flushed(sink, sink.flush))
             for sink in self.sinks()
             if sink.flush is not None
-        }
+        ]
         if running:
             await asyncio.wait(running, timeout=max(0.0, deadline - loop.time()))
-        return {task: sink for task, sink in running.items() if not task.done()}
+        return {task for task in running if not task.done()}
 
     async def _flushed(self, sink: Sink, flush: Callable[[], Awaitable[object]]) -> None:
         """Flush a sink; what it raises concerns no other."""
@@ -132,7 +134,7 @@ class Flush:
         except Exception:
             self._lost[sink.name] += max(0, before - _number(sink.held))
 
-    async def _give_up(self, pending: Mapping[asyncio.Task[Any], Sink]) -> None:
+    async def _give_up(self, pending: set[asyncio.Task[Any]]) -> None:
         for sink in self.sinks():
             self._lost[sink.name] += _number(sink.held)
         for task in pending:

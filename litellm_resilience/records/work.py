@@ -37,14 +37,11 @@ class Work:
     """The work in hand of one event loop.
 
     Args:
-        apart: types; a task with a method of one of them on its stack is counted apart.
         clock: monotonic time in seconds.
     """
 
-    def __init__(
-        self, apart: tuple[type, ...] = (), clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._apart = apart
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._apart: tuple[type, ...] = ()
         self._clock = clock
         self._seen: weakref.WeakKeyDictionary[asyncio.Task[Any], float]
         self._seen = weakref.WeakKeyDictionary()
@@ -55,7 +52,7 @@ class Work:
         self._there = weakref.WeakSet(asyncio.all_tasks())
 
     def set_apart(self, *types: type) -> None:
-        """Add types whose tasks are counted apart."""
+        """Add types: a task with a method of one of them on its stack is counted apart."""
         self._apart = (*self._apart, *types)
 
     def tasks(
@@ -69,21 +66,20 @@ class Work:
         own: list[asyncio.Task[Any]] = []
         apart: list[asyncio.Task[Any]] = []
         current = asyncio.current_task()
+        consumers = _consumers()
         now = self._clock()
         for task in asyncio.all_tasks():
             if task is current or task in self._there or task in besides:
                 continue
             frames = list(stack(task))
             age = now - self._seen.setdefault(task, now)
-            if not frames or age >= STALE_SECONDS or _waits_for_nobody(frames, age):
+            if not frames or age >= STALE_SECONDS or _waits_for_nobody(frames, age, consumers):
                 continue
             (apart if self._is_apart(frames) else own).append(task)
         return own, apart
 
     def _is_apart(self, frames: list[FrameType]) -> bool:
-        return bool(self._apart) and any(
-            isinstance(frame.f_locals.get("self"), self._apart) for frame in frames
-        )
+        return any(isinstance(frame.f_locals.get("self"), self._apart) for frame in frames)
 
 
 def stack(task: asyncio.Task[Any]) -> Iterator[FrameType]:
@@ -106,13 +102,12 @@ def name(task: asyncio.Task[Any]) -> str:
     return getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
 
 
-def _waits_for_nobody(frames: list[FrameType], age: float) -> bool:
+def _waits_for_nobody(frames: list[FrameType], age: float, consumers: Collection[CodeType]) -> bool:
     innermost = frames[-1]
     if innermost.f_code is _SLEEP and max(age, innermost.f_locals["delay"]) >= TIMER_SECONDS:
         return True
     if all(frame.f_code.co_filename.startswith(_ASYNCIO) for frame in frames):
         return True
-    consumers = _consumers()
     return any(frame.f_code in consumers or is_endless(frame.f_code) for frame in frames)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import sys
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import ModuleType
 
     from litellm_resilience.records.flush import Flush
@@ -109,6 +110,21 @@ class Changes:
 
         self._done.append(put_back)
         setattr(owner, name, value)
+
+    def precede(self, owner: Any, name: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Do something before each call of a coroutine function.
+
+        Raises:
+            IncompatibleError: if it is missing, or not a coroutine function.
+        """
+        original = require_async(owner, name)
+
+        @functools.wraps(original)
+        async def preceded(*args: Any, **kwargs: Any) -> Any:
+            await step()
+            return await original(*args, **kwargs)
+
+        self.replace(owner, name, preceded)
 
     def done(self, undo: Callable[[], None]) -> None:
         """Note something that was done otherwise, and how it is undone."""

@@ -63,23 +63,14 @@ def generic_logger() -> Any:
 
 
 def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
-    for logger in found(context, base):
+    for logger in callbacks.known(context):
+        if not isinstance(logger, base):
+            continue
 
         def held(logger: Any = logger) -> int:
             return len(getattr(logger, QUEUE)) + batches.in_transit[id(logger)]
 
         yield Sink(type(logger).__name__, held, functools.partial(_flush, logger))
-
-
-def found(context: Context, base: type) -> list[Any]:
-    """Return the batch loggers that LiteLLM knows.
-
-    Args:
-        context: of the repairs.
-        base: their class.
-    """
-    loggers = (logger for logger in callbacks.known(context) if isinstance(logger, base))
-    return list({id(logger): logger for logger in loggers}.values())
 
 
 async def _flush(logger: Any) -> None:

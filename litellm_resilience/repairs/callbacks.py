@@ -14,6 +14,8 @@ from litellm_resilience.records.flush import Sink
 from litellm_resilience.repairs.base import Outcome, PatchState, first_name, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from litellm_resilience.repairs.base import Context
 
 UTILITIES = "litellm.litellm_core_utils"
@@ -42,13 +44,20 @@ def apply(context: Context) -> Outcome:
 
 
 def known(context: Context) -> list[Any]:
-    """Return the callbacks that are configured, and those that LiteLLM has made of their names."""
+    """Return once each callback that is configured, or that LiteLLM has made of its name."""
     manager = importlib.import_module("litellm").logging_callback_manager
-    return [
-        *getattr(manager, first_name(manager, *ALL_CALLBACKS))(),
-        *importlib.import_module(f"{UTILITIES}.litellm_logging")._in_memory_loggers,
-        getattr(context.proxy_server.proxy_logging_obj, "slack_alerting_instance", None),
-    ]
+    return distinct(
+        [
+            *getattr(manager, first_name(manager, *ALL_CALLBACKS))(),
+            *importlib.import_module(f"{UTILITIES}.litellm_logging")._in_memory_loggers,
+            getattr(context.proxy_server.proxy_logging_obj, "slack_alerting_instance", None),
+        ]
+    )
+
+
+def distinct(objects: Iterable[Any]) -> list[Any]:
+    """Return each object once, whether or not it can be compared."""
+    return list({id(each): each for each in objects}.values())
 
 
 def _unfinished(worker: Any) -> int:

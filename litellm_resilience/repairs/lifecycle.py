@@ -26,7 +26,9 @@ def apply(context: Context) -> Outcome:
         return Outcome(PatchState.NOT_NEEDED, "this LiteLLM has no shared session")
     _watch_initialiser(context)
     _watch_lifespan(context)
-    _watch_shutdown_event(context)
+    # Covers an `install` after the lifespan began (`LITELLM_WORKER_STARTUP_HOOKS`).
+    server, keeper = context.proxy_server, context.keeper
+    context.changes.precede(server, "proxy_shutdown_event", keeper.aclose)
     return Outcome(PatchState.APPLIED, "start-up is watched, nothing is recreated after shut-down")
 
 
@@ -66,16 +68,3 @@ def _watch_lifespan(context: Context) -> None:
             await keeper.aclose()
 
     context.changes.replace(router, "lifespan_context", watched)
-
-
-def _watch_shutdown_event(context: Context) -> None:
-    """Cover an `install` that came after the lifespan began (`LITELLM_WORKER_STARTUP_HOOKS`)."""
-    server, keeper = context.proxy_server, context.keeper
-    shutdown = require_async(server, "proxy_shutdown_event")
-
-    @functools.wraps(shutdown)
-    async def watched(*args: Any, **kwargs: Any) -> Any:
-        await keeper.aclose()
-        return await shutdown(*args, **kwargs)
-
-    context.changes.replace(server, "proxy_shutdown_event", watched)

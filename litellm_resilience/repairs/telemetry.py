@@ -47,8 +47,9 @@ def providers(context: Context) -> list[Any]:
     found = [getattr(sys.modules[name], get)() for name, get in GLOBALS if name in sys.modules]
     for callback in callbacks.known(context):
         found += getattr(callback, "__dict__", {}).values()
-    own = [one for one in found if callable(getattr(type(one), "force_flush", None))]
-    return list({id(one): one for one in own}.values())
+    return callbacks.distinct(
+        each for each in found if callable(getattr(type(each), "force_flush", None))
+    )
 
 
 async def _in_thread(task: Callable[[], object]) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.repairs.base import Outcome, PatchState, require, require_async
+from litellm_resilience.repairs.base import Outcome, PatchState, require
 from litellm_resilience.supervisor import scoreboard
+from litellm_resilience.supervisor.policy import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_VARIABLE = "WORKER_FLUSH_TIMEOUT"
 """Set by the option of the same name, and read in each worker, however it was started."""
-DEFAULT_TIMEOUT = 10.0
+DEFAULT_TIMEOUT = Settings.flush_timeout
 
 
 def apply(context: Context) -> Outcome:
@@ -32,7 +32,7 @@ def apply(context: Context) -> Outcome:
         asyncio.get_running_loop()
         context.flush.work.started()
     _watch_lifespan(context, end)
-    _watch_shutdown_event(context, end)
+    context.changes.precede(context.proxy_server, "proxy_shutdown_event", end.come)
     return Outcome(PatchState.APPLIED, "a worker flushes records after its last reply")
 
 
@@ -53,18 +53,6 @@ def _watch_lifespan(context: Context, end: _End) -> None:
                 await end.come()
 
     context.changes.replace(router, "lifespan_context", flushed)
-
-
-def _watch_shutdown_event(context: Context, end: _End) -> None:
-    server = context.proxy_server
-    shutdown = require_async(server, "proxy_shutdown_event")
-
-    @functools.wraps(shutdown)
-    async def flushed(*args: Any, **kwargs: Any) -> Any:
-        await end.come()
-        return await shutdown(*args, **kwargs)
-
-    context.changes.replace(server, "proxy_shutdown_event", flushed)
 
 
 class _End:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from litellm_resilience.supervisor.journal import how_started
 from litellm_resilience.supervisor.limits import MEGABYTE
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def started(supervisor: Mapping[str, Any]) -> str:
     Args:
         supervisor: that part of the state.
     """
-    method, obstacle = supervisor["start_method"], supervisor.get("start_obstacle")
-    how = "forked from a template" if method == "template" else f"{method}"
-    return printable(f"{how}: {obstacle}" if obstacle else how)
+    how = how_started(str(supervisor["start_method"]), supervisor.get("start_obstacle"))
+    return printable(how)
 
 
 def printable(text: str) -> str:

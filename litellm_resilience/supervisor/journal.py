@@ -49,9 +49,8 @@ class Journal:
     def supervising(self, target: int, method: str, obstacle: str | None) -> None:
         """Say how many workers are supervised, how they are started, and why not otherwise."""
         self.obstacle = obstacle
-        how = "forked from a template" if method == "template" else method
-        reason = f": {obstacle}" if obstacle else ""
-        self._write(logging.INFO, "Supervising %d workers, %s%s", target, how, reason)
+        how = how_started(method, obstacle)
+        self._write(logging.INFO, "Supervising %d workers, %s", target, how)
 
     def loading_template(self, obstacle: str) -> None:
         """Workers cannot be forked from this process; another one is started for that."""
@@ -184,6 +183,17 @@ class Journal:
     def stopped(self) -> None:
         """All workers have ended."""
         self._write(logging.INFO, "All workers have ended")
+
+
+def how_started(method: str, obstacle: str | None) -> str:
+    """Return how workers are started, in words.
+
+    Args:
+        method: one of `scoreboard.START_METHODS`.
+        obstacle: why they are not forked from the command's own process, if they are not.
+    """
+    how = "forked from a template" if method == "template" else method
+    return f"{how}: {obstacle}" if obstacle else how
 
 
 def _records(worker: Handle, template: str) -> str:

@@ -56,7 +56,8 @@ async def consume(queue: asyncio.Queue[str]) -> str:
 async def look(make: Callable[[asyncio.Event], Any]) -> tuple[list[str], list[str]]:
     """Return the names of the tasks that are found once a task has been suspended."""
     release = asyncio.Event()
-    work = Work((Callback,))
+    work = Work()
+    work.set_apart(Callback)
     there = asyncio.create_task(reply_later(release))
     await asyncio.sleep(0)
     work.started()

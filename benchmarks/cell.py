@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import re
 import time
-import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,15 +116,7 @@ def _key(proxy: ProxyProcess, cell: Cell) -> str:
     """What clients authorise themselves with: a virtual key if there is a database."""
     if "database" not in STACKS[cell.stack]:
         return proxy.master_key
-    request = urllib.request.Request(
-        f"{proxy.base_url}/key/generate",
-        data=json.dumps({"models": [MODEL]}).encode(),
-        headers={**proxy.headers, "Content-Type": "application/json"},
-    )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=TIMEOUT) as reply:
-        key: str = json.load(reply)["key"]
-        return key
+    return proxy.new_key(MODEL)
 
 
 def _send(kind: str, proxy: ProxyProcess, key: str, cell: Cell, load: Load) -> Seen:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -42,13 +41,13 @@ class Settings:
 @contextlib.contextmanager
 def _database() -> Iterator[Settings]:
     """PostgreSQL, and the query engine that the proxy asks it with."""
-    schema = _package("litellm") / "proxy" / "schema.prisma"
+    schema = engine.package("litellm") / "proxy" / "schema.prisma"
     with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
         folder = engine.install(Path(directory))
         engine.generate(folder, schema)
         (folder / "migrations").mkdir()
         with Postgres(programs() or Path()) as server:
-            server.prepare(_package("litellm_proxy_extras") / "migrations", schema)
+            server.prepare(engine.package("litellm_proxy_extras") / "migrations", schema)
             database = server.database()
             environment = {
                 "DATABASE_URL": database.url,
@@ -68,13 +67,6 @@ def _database() -> Iterator[Settings]:
                 for pid in engine.running(environment["QE_LOG"]):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-
-
-def _package(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
-        raise engine.MissingError(f"{name} is not installed")
-    return Path(found.origin).parent
 
 
 @contextlib.contextmanager

@@ -27,10 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _package(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
-        pytest.skip(f"{name} is not installed")
-    return Path(found.origin).parent
+    try:
+        return engine.package(name)
+    except engine.MissingError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import urllib.request
 import uuid
 from collections import Counter
 from typing import Any
@@ -96,15 +95,10 @@ def shared(
 
 
 def responses(stack: Stack, name: str = "", body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask for a new response, or for one of this name, over a connection of its own."""
-    request = urllib.request.Request(
-        f"{stack.proxy.base_url}/v1/responses{name and f'/{name}'}",
-        data=None if body is None else json.dumps(body).encode(),
-        headers={**stack.proxy.headers, "Content-Type": "application/json"},
+    """Ask for a new response, or for one of this name."""
+    answer: dict[str, Any] = json.loads(
+        stack.proxy.fetch(f"/v1/responses{name and f'/{name}'}", body)
     )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=30) as reply:
-        answer: dict[str, Any] = json.load(reply)
     return answer
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import urllib.request
 from typing import Any
 
 import pytest
@@ -125,11 +124,7 @@ def requests_counted(stack: Stack) -> float:
 
 
 def page(stack: Stack, path: str) -> str:
-    request = urllib.request.Request(stack.proxy.base_url + path, headers=stack.proxy.headers)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=30) as reply:
-        text: str = reply.read().decode()
-        return text
+    return stack.proxy.fetch(path).decode()
 
 
 def test_each_worker_has_the_operators_thread_and_connection_for_itself(

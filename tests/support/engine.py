@@ -62,6 +62,18 @@ def install(folder: Path) -> Path:
     return folder
 
 
+def package(name: str) -> Path:
+    """Return the folder of an installed package.
+
+    Raises:
+        MissingError: it is not installed.
+    """
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise MissingError(f"{name} is not installed")
+    return Path(found.origin).parent
+
+
 def environment(folder: Path) -> dict[str, str]:
     """Return what a proxy needs to find the engine in a folder."""
     before_0_15 = tuple(map(int, version("prisma").split(".")[:2])) < (0, 15)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,31 @@ class ProxyProcess(Proxy):
         """Further arguments of `subprocess.Popen`."""
         extra = {"TMPDIR": str(self.directory), **self._env}
         return {"env": child_environment(extra), "cwd": self._cwd}
+
+    def fetch(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+        """Return what the proxy answers with the master key, over a connection of its own.
+
+        Args:
+            path: of the endpoint.
+            body: sent as JSON; None to GET.
+
+        Raises:
+            OSError: it does not answer within 30 s, or with an error.
+        """
+        request = urllib.request.Request(
+            self.base_url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={**self.headers, "Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as reply:
+            content: bytes = reply.read()
+            return content
+
+    def new_key(self, model: str) -> str:
+        """Return a new virtual key for a model; the proxy needs a database for that."""
+        key: str = json.loads(self.fetch("/key/generate", {"models": [model]}))["key"]
+        return key
 
     def wait_for_log(self, pattern: str, timeout: float) -> re.Match[str]:
         """Wait until the log matches a regular expression (``re.MULTILINE``).

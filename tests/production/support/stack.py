@@ -10,7 +10,6 @@ import shutil
 import signal
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
 from importlib.metadata import version
@@ -218,14 +217,7 @@ class Stack(MarkedLog, Started):
 
     def key(self) -> dict[str, str]:
         """Return the header fields of a new virtual key."""
-        request = urllib.request.Request(
-            f"{self.proxy.base_url}/key/generate",
-            data=json.dumps({"models": [MODEL]}).encode(),
-            headers={**self.proxy.headers, "Content-Type": "application/json"},
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=30) as reply:
-            return {"Authorization": f"Bearer {json.load(reply)['key']}"}
+        return {"Authorization": f"Bearer {self.proxy.new_key(MODEL)}"}
 
     def load(
         self,

@@ -7,13 +7,13 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import evidence, long, plan, readme
+from benchmarks import evidence, long, plan, readme, watch
 from benchmarks.part import end_with_what_is_started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUBCOMMANDS = {"long": long, "plan": plan, "readme": readme}
+SUBCOMMANDS = {"long": long, "plan": plan, "readme": readme, "watch": watch}
 """Modules with a docstring, `add_arguments` and `run`, which returns problems."""
 
 
@@ -39,7 +39,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one benchmark, or all that the README shows.
+    """Run one benchmark, or all that README and docs/benchmarks.md show.
 
     Args:
         argv: command-line arguments.

@@ -39,10 +39,9 @@ _NUMBERS = itertools.count()
 def part(cell: Mapping[str, Any], side: str, load: Mapping[str, Any]) -> dict[str, Any]:
     """Measure one side with this interpreter, from JSON values to JSON values."""
     wanted = Load(**load)
-    found = measure(
-        command(side, wanted.plain_entry), wanted.options(side), Cell.from_json(cell), wanted
-    )
-    return asdict(found)
+    setup = Cell.from_json(cell)
+    options = wanted.options(side, setup.line)
+    return asdict(measure(command(side, wanted.plain_entry), options, setup, wanted))
 
 
 def measure(argv: Sequence[str], options: Sequence[str], cell: Cell, load: Load) -> Measurement:

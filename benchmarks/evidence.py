@@ -1,9 +1,9 @@
-"""The whole evidence in one go: every figure that the README shows.
+"""The whole evidence in one go: every figure that README and docs/benchmarks.md show.
 
 Plain `litellm` and `litellm-resilience` in turns: with PostgreSQL, Redis and telemetry; on several
 lines of LiteLLM, servers and numbers of workers; with the `openai` client, nginx and HAProxy; each
-for JSON and for streams. Then the shared session, and what it costs. Each measurement is stored
-at once: the same command goes on after an interruption.
+for JSON and for streams. Then the shared session, how even the load is, and what it costs. Each
+measurement is stored at once: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import interpreters, picture, readme, stacks
+from benchmarks import balance, interpreters, picture, readme, stacks
 from benchmarks.commands import add_number
 from benchmarks.fronts import executable
 from benchmarks.part import measured
-from benchmarks.report import Machine, order
+from benchmarks.report import Machine, commit, order
 from benchmarks.results import DIRECTORY, LONG_RUN, Measurement, Results
-from benchmarks.setups import BARE, ENTRIES, LINES, Load, cells
+from benchmarks.setups import BARE, ENTRIES, LINES, MAIN_LINE, Load, cells
 from benchmarks.store import ConditionsError, Store
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
     from benchmarks.setups import Cell
 
-PARTS = ("matrix", "session", "cost")
+PARTS = ("matrix", "session", "balance", "cost")
 SESSION_LINES = {"storm": ("1.81.12",), "hang_ups": ("1.79.3", "1.81.12", "1.106.2")}
 """The lines that show what becomes of the shared session, by scenario."""
 COST_LINES = ("1.81.12", "1.109.1")
+BALANCE_LINES = (MAIN_LINE,)
 COSTS = ("attach", "throughput")
 
 
@@ -98,6 +99,8 @@ def run(args: argparse.Namespace) -> Sequence[str]:
         evidence.matrix(usable, args.rounds)
     if "session" in args.parts:
         evidence.session()
+    if "balance" in args.parts:
+        evidence.balance()
     if "cost" in args.parts:
         evidence.cost()
     results = evidence.results
@@ -126,13 +129,14 @@ def _prepared(args: argparse.Namespace, chosen: Sequence[Cell], notes: list[str]
         interpreters.prepare(line, given, production=line in production) for line in args.lines
     ]
     pythons = {str(versions["litellm"]): python for python, versions in prepared}
-    load = Load(seconds=args.seconds, plain_entry=args.plain_entry)
+    load = Load(seconds=args.seconds, plain_entry=args.plain_entry, plain_jitter=True)
     results = Results(
         date=time.strftime("%Y-%m-%d"),
         machine=Machine.here(),
         load=load,
         versions={str(versions["litellm"]): versions for _, versions in prepared},
         notes=notes,
+        commit=commit(),
     )
     conditions = {
         **asdict(load),
@@ -172,15 +176,29 @@ class _Evidence:
                 if found is not None:
                     self.results.session.setdefault(scenario, {})[line] = found
 
+    def balance(self) -> None:
+        """Measure how evenly workers are loaded."""
+        for line in self._lines(BALANCE_LINES):
+            for scenario in balance.SCENARIOS:
+                key = f"{line}-balance-{scenario}"
+                found = self._part(key, line, "balance", scenario=scenario)
+                self._compare(self.results.balance, scenario, line, found)
+
     def cost(self) -> None:
         """Measure what the patches cost per request."""
-        lines = [line for line in COST_LINES if line in self.pythons] or list(self.pythons)[:1]
         for name in COSTS:
-            for line in lines:
+            for line in self._lines(COST_LINES):
                 found = self._part(f"{line}-{name}", line, name)
-                if found is not None:
-                    self.results.cost.setdefault(name, {})[line] = found
-                    self.results.problems += (f"{name}, {line}: {p}" for p in found["problems"])
+                self._compare(self.results.cost, name, line, found)
+
+    def _lines(self, wanted: Sequence[str]) -> Sequence[str]:
+        """Those of the lines that are measured, or another one."""
+        return [line for line in wanted if line in self.pythons] or list(self.pythons)[:1]
+
+    def _compare(self, kept: dict[str, dict[str, Any]], name: str, line: str, found: Any) -> None:
+        if found is not None:
+            kept.setdefault(name, {})[line] = found
+            self.results.problems += (f"{name}, {line}: {p}" for p in found["problems"])
 
     def _part(self, key: str, line: str, name: str, **arguments: Any) -> Any:
         """What was measured in the line's interpreter; None, not stored, if that fails."""

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> Sequence[str]:
             total.conditions["litellm"], workers=args.workers, kinds=(kind,), stack=args.stack
         )
         began = time.strftime("%Y-%m-%d %H:%M:%S")
-        found = measure(command("resilient"), load.options("resilient"), cell, load)
+        found = measure(command("resilient"), load.options("resilient", cell.line), cell, load)
         if kind not in found.loads:
             problems.append(found.problem)
             break

@@ -1,8 +1,8 @@
-"""Write the figures of the last whole run into the README.
+"""Write the figures of the last whole run into the README and docs/benchmarks.md.
 
-The README has regions between `<!-- benchmarks: NAME -->` and `<!-- end -->`; what is between them
+Both have regions between `<!-- benchmarks: NAME -->` and `<!-- end -->`; what is between them
 is replaced by the figures of that name. The picture goes to `docs/benchmark.svg`. The page
-with everything is written anew too.
+with every figure is written anew too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import picture
 from benchmarks.report import table
 from benchmarks.results import DIRECTORY, LONG_RUN, LONG_RUN_RECORDS, LongRun, Results
-from benchmarks.setups import BARE, ENTRIES, PICTURED, ROOT, SIDES, STARTUP_SECONDS, TIMEOUT
+from benchmarks.setups import (
+    BARE,
+    ENTRIES,
+    HEADLINES,
+    PICTURED,
+    ROOT,
+    SIDES,
+    STARTUP_SECONDS,
+    TIMEOUT,
+)
 from benchmarks.store import write_json
 
 if TYPE_CHECKING:
@@ -29,7 +38,8 @@ if TYPE_CHECKING:
 
     Column = Callable[[Sides], str]
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+"""What shows figures."""
 PICTURE = ROOT / "docs" / "benchmark.svg"
 REGION = re.compile(
     r"(?P<start><!-- benchmarks: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
@@ -37,6 +47,7 @@ REGION = re.compile(
 WIDTH = 100
 NOTHING = "-"
 NEVER_UP = f"not in {STARTUP_SECONDS:g} s"
+NOT_REPLACED = "none"
 COMMANDS = {"plain": "plain `litellm`", "resilient": "`litellm-resilience`"}
 COSTS_SHOWN = (
     "attach",
@@ -44,7 +55,7 @@ COSTS_SHOWN = (
     "contended: 50 requests at once, session dead",
     "requests per second",
 )
-"""What the README shows of the costs."""
+"""The costs that are shown; the page with every figure has more."""
 WORDS = {1: "one worker", 2: "two workers", 4: "four workers"}
 
 
@@ -54,10 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Sequence[str]:
-    """Rewrite the README, the page of all figures and the picture.
+    """Rewrite the regions, the page with every figure, and the picture.
 
     Returns:
-        Regions of the README that there are no figures for.
+        Regions that there are no figures for.
 
     Raises:
         OSError: there was no run.
@@ -65,12 +76,15 @@ def run(args: argparse.Namespace) -> Sequence[str]:
     results = Results.load_from(args.results / "results.json")
     figures = fragments(results, args.results / LONG_RUN)
     write(results, args.results)
-    text = README.read_text(encoding="utf-8")
-    README.write_text(rewritten(text, figures), encoding="utf-8")
+    wanted = []
+    for shown in PAGES:
+        text = shown.read_text(encoding="utf-8")
+        shown.write_text(rewritten(text, figures), encoding="utf-8")
+        wanted += regions(text)
     drawn = args.results / PICTURE.name
     if drawn.exists():
         shutil.copyfile(drawn, PICTURE)
-    return [f"no figures for {name}" for name in regions(text) if name not in figures]
+    return [f"no figures for {name}" for name in wanted if name not in figures]
 
 
 def write(results: Results, directory: Path) -> None:
@@ -110,20 +124,23 @@ def page(results: Results, long_run: Path | None = None) -> str:
     details = [_details(results, kind) for kind in ("json", "stream")]
     if any(details):
         parts += ["## Details", "Each cell: plain `litellm` → `litellm-resilience`.", *details]
-    parts += ["## All costs", _cost(results)] if results.cost else []
+    parts += ["## All costs", _compared(results.cost)] if results.cost else []
     parts += [f"**Note:** {note}." for note in [*results.notes, *_ends(results)]]
     parts += [f"**Problem:** {problem}" for problem in results.problems]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
-    """What the README shows, by the name of its region; only what was measured."""
+    """What is shown, by the name of its region; only what was measured."""
     found = {
+        "headline": _headline(results),
         "recycling": _recycling(results),
+        "picture": _pictured(results),
         "fronts": _fronts(results),
         "storm": _storm(results),
         "hang-ups": _hang_ups(results),
-        "cost": _cost(results, COSTS_SHOWN),
+        "even-load": _compared(results.balance),
+        "cost": _compared(results.cost, COSTS_SHOWN),
         "long-run": _long_run(long_run),
         "long-run-records": _long_run(long_run and long_run.with_name(LONG_RUN_RECORDS)),
         "machine": _machine(results),
@@ -131,25 +148,34 @@ def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
     return {name: text for name, text in found.items() if text}
 
 
+def _headline(results: Results) -> str:
+    """The few set-ups that the README shows."""
+    chosen = [
+        (f"{size}, {cell.stack}" if cell.stack != BARE else size, results.cells[cell])
+        for size, cell in HEADLINES.items()
+        if cell in results.cells
+    ]
+    columns = {name: COLUMNS[name] for name in HEADLINE_COLUMNS}
+    return _table("LiteLLM " + next(iter(HEADLINES.values())).line, chosen, columns)
+
+
 def _recycling(results: Results) -> str:
     load = results.load
+    jitter = (
+        f"both with a jitter of {load.jitter} where LiteLLM has one (1.90 and later)"
+        if load.plain_jitter
+        else f"`litellm-resilience` with a jitter of {load.jitter}, plain `litellm` with none"
+    )
     about = (
-        f"Limit {load.limit} (here with a jitter of {load.jitter}), {load.clients} keep-alive "
-        f"clients without retries for {load.seconds:g} s, then {load.stream_clients} with streams "
-        f"of {load.stream_seconds:g} s for as long. Each cell: plain `litellm` → "
-        "`litellm-resilience`. Who waits for a reply when the load ends is waited for, up to "
-        f"{TIMEOUT:g} s, which may be seconds without a reply. *Never* is not within the load."
+        f"Limit {load.limit}, {jitter}. {load.clients} keep-alive clients send requests without "
+        f"retries for {load.seconds:g} s, then {load.stream_clients} clients send streams of "
+        f"{load.stream_seconds:g} s for as long. Each cell: plain `litellm` → "
+        "`litellm-resilience`. Requests still open when the load ends get up to "
+        f"{TIMEOUT:g} s more; those seconds count as seconds without a reply too. "
+        f"*{NOT_REPLACED.capitalize()}*: no replacement was ready before the load ended."
     )
     if load.plain_entry != ENTRIES[0]:
         about += " Plain `litellm` is started by its function here, not by its script."
-    columns = {
-        "failed requests": _of("json", _lost),
-        "failed streams": _of("stream", _lost),
-        "seconds without a reply": _of("json", _silence),
-        "replacement ready after": _median(_boot, _seconds, "never"),
-        "memory (PSS)": MEMORY,
-        "all workers serve after": ALL_READY,
-    }
     rows = []
     for cell, sides in _shown(results):
         if cell.way == "direct":
@@ -157,8 +183,19 @@ def _recycling(results: Results) -> str:
             workers = WORDS.get(cell.workers, f"{cell.workers} workers")
             stack = () if cell.stack == BARE else (cell.stack,)
             rows.append((", ".join((cell.line, server, workers, *stack)), sides))
-    made = _table("LiteLLM, server, workers", rows, columns)
+    made = _table("LiteLLM, server, workers", rows, COLUMNS)
     return f"{_wrapped(about)}\n\n{made}" if rows else ""
+
+
+def _pictured(results: Results) -> str:
+    """The figures of the picture."""
+    columns = {
+        "failed requests": _of(PICTURED, _lost),
+        "seconds without a reply": _of(PICTURED, _silence),
+        "workers that left": _of(PICTURED, _recycles),
+    }
+    rows = [(str(cell), sides) for cell, sides in results.cells.items() if PICTURED in cell.kinds]
+    return _table("In the picture: LiteLLM", rows, columns) if rows else ""
 
 
 def _fronts(results: Results) -> str:
@@ -206,11 +243,13 @@ def _hang_up(found: dict[str, Any]) -> str:
     return f"{lost}{answer}; {held}"
 
 
-def _cost(results: Results, names: Collection[str] = ()) -> str:
-    """What the patches cost; only what is named, or everything."""
+def _compared(
+    compared: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Collection[str] = ()
+) -> str:
+    """Comparisons of both sides; only what is named, or everything."""
     header = ("LiteLLM", "", "litellm", "litellm-resilience", "ratio", "95 % of that")
     rows = []
-    for outcomes in results.cost.values():
+    for outcomes in compared.values():
         for line, outcome in outcomes.items():
             for one in outcome["results"]:
                 if names and one["name"] not in names:
@@ -239,9 +278,11 @@ def _long_run(path: Path | None) -> str:
 
 def _machine(results: Results) -> str:
     machine = results.machine
+    commit = f"commit {results.commit}" if results.commit else "a commit that was not recorded"
     return _wrapped(
-        f"Measured on {results.date} by `python -m benchmarks`: {machine.cores} cores "
-        f"({machine.processor}), {machine.system}, Python {machine.python}."
+        f"Measured on {results.date}: {machine.cores} cores ({machine.processor}), "
+        f"{machine.system}, Python {machine.python}, aiohttp "
+        f"{machine.versions.get('aiohttp') or 'unknown'}; `python -m benchmarks` of {commit}."
     )
 
 
@@ -331,6 +372,10 @@ def _silence(loads: Sequence[Seen]) -> str:
     return _bold(round(median(seen.silent_seconds for seen in loads)))
 
 
+def _recycles(loads: Sequence[Seen]) -> str:
+    return f"{sum(len(seen.recycles) for seen in loads):,}"
+
+
 def _bold(count: int) -> str:
     return f"{count:,}" if count else "**0**"
 
@@ -357,3 +402,12 @@ def _wrapped(text: str) -> str:
 MEGABYTES = "{:,.0f} MB".format
 MEMORY = _median(lambda each: each.memory, MEGABYTES)
 ALL_READY = _median(lambda each: each.all_ready, _seconds, NEVER_UP)
+COLUMNS: Mapping[str, Column] = {
+    "failed requests": _of("json", _lost),
+    "failed streams": _of("stream", _lost),
+    "seconds without a reply": _of("json", _silence),
+    "replacement ready after": _median(_boot, _seconds, NOT_REPLACED),
+    "memory (PSS)": MEMORY,
+    "all workers serve after": ALL_READY,
+}
+HEADLINE_COLUMNS = tuple(COLUMNS)[:5]

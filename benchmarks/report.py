@@ -6,11 +6,12 @@ import math
 import os
 import platform
 import random
+import subprocess
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.setups import SIDES
+from benchmarks.setups import ROOT, SIDES
 from litellm_resilience.status.versions import report as installed_versions
 
 if TYPE_CHECKING:
@@ -147,3 +148,12 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.machine()
+
+
+def commit() -> str:
+    """The checkout's commit, with a + if files were changed since; empty if git does not know."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -138,8 +138,10 @@ class Results:
         cells: both sides by set-up.
         session: figures of the shared session by scenario, line and side.
         cost: results of other benchmarks by name and line.
+        balance: how even the load is, by scenario and line.
         notes: what was left out.
         problems: what was not as intended.
+        commit: of the checkout that was measured; empty if that is not known.
     """
 
     date: str
@@ -149,8 +151,10 @@ class Results:
     cells: dict[Cell, Sides] = field(default_factory=dict)
     session: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     cost: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    balance: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    commit: str = ""
 
     def add(self, cell: Cell, side: str, measurement: Measurement) -> None:
         """Add one round of one side of a set-up."""

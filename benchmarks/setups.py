@@ -24,6 +24,8 @@ CLIENTS = ("keep-alive", "openai")
 FRONTS = ("none", "nginx", "haproxy")
 ENTRIES = ("script", "function")
 """How plain LiteLLM is started: by its script, or by the function that the script calls."""
+FIRST_WITH_JITTER = (1, 90)
+"""The first LiteLLM line with a jitter of its own."""
 PICTURED = "pictured"
 """The kind of load that the picture shows: JSON, and for longer."""
 PICTURED_TIMES = 3
@@ -108,13 +110,14 @@ class Load:
     Attributes:
         seconds: length of each load.
         limit: requests after which a worker is recycled.
-        jitter: upper limit of what this package adds to that for each worker.
+        jitter: upper limit of what is added to that for each worker.
         clients: requests for JSON at a time.
         stream_clients: streams at a time.
         delay: seconds the provider takes.
         stream_seconds: seconds a stream takes.
         requests: requests per load at most; None for any number.
         plain_entry: how plain LiteLLM is started: one of `ENTRIES`.
+        plain_jitter: whether plain LiteLLM is told the jitter too, where it knows one.
     """
 
     seconds: float = 15.0
@@ -126,11 +129,16 @@ class Load:
     stream_seconds: float = 1.0
     requests: int | None = None
     plain_entry: str = ENTRIES[0]
+    plain_jitter: bool = False
 
-    def options(self, side: str) -> list[str]:
-        """The command-line options that have workers recycled."""
+    def options(self, side: str, line: str) -> list[str]:
+        """The command-line options that have workers of a LiteLLM line recycled."""
         limit = ["--max_requests_before_restart", str(self.limit)]
-        return [*limit, "--max_requests_jitter", str(self.jitter)] if side == "resilient" else limit
+        if side == "resilient":
+            return [*limit, "--max_requests_jitter", str(self.jitter)]
+        if self.plain_jitter and tuple(map(int, line.split("."))) >= FIRST_WITH_JITTER:
+            return [*limit, "--max_requests_before_restart_jitter", str(self.jitter)]
+        return limit
 
     def of_kind(self, kind: str) -> Load:
         """The same for one of the kinds of load."""
@@ -141,6 +149,12 @@ class Load:
 
 PRODUCTION = tuple(Cell(MAIN_LINE, stack=stack) for stack in STACKS if stack != BARE)
 """What people run, hence first in the tables."""
+HEADLINES = {
+    "two workers": PRODUCTION[-1],
+    "one worker": Cell(MAIN_LINE, workers=1),
+    "two gunicorn workers": Cell(MAIN_LINE, "gunicorn"),
+}
+"""The set-ups that the README shows, by what to call them."""
 SETUPS = (
     *(Cell(MAIN_LINE, server, workers) for server in SERVERS for workers in WORKERS),
     Cell(MAIN_LINE, front="nginx"),

@@ -90,7 +90,10 @@ def _redis() -> Iterator[Settings]:
 def _telemetry() -> Iterator[Settings]:
     with TelemetrySink() as sink:
         protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "otlp_http"}
-        yield Settings({**protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url})
+        yield Settings(
+            {**protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.url},
+            records={"OpenTelemetry": sink.replies},
+        )
 
 
 SERVICES = {"database": _database, "log": _log, "redis": _redis, "telemetry": _telemetry}

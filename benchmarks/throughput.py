@@ -66,9 +66,9 @@ def part() -> dict[str, Any]:
 def _measure(
     side: str, proxy: ProxyProcess, comparisons: tuple[Comparison, ...], problems: list[str]
 ) -> None:
-    before = _cpu_seconds(proxy)
+    before = cpu_seconds(proxy)
     report = _load(proxy, SECONDS)
-    spent = _cpu_seconds(proxy) - before
+    spent = cpu_seconds(proxy) - before
     if report.failures:
         problems.append(f"{side}: failed requests: {report.failures}")
     if not report.successes:
@@ -92,7 +92,7 @@ def _load(proxy: ProxyProcess, seconds: float) -> LoadReport:
     )
 
 
-def _cpu_seconds(proxy: ProxyProcess) -> float:
+def cpu_seconds(proxy: ProxyProcess) -> float:
     """User and system time of all the proxy's processes so far."""
     ticks = 0
     for pid in proxy.processes():

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from litellm_resilience.repairs.registry import Report
     from litellm_resilience.session.keeper import Counters
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["__version__", "install", "stats", "uninstall"]
 

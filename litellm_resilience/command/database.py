@@ -44,7 +44,7 @@ def configured(config: str | None) -> Database | None:
     Args:
         config: LiteLLM's config file. One that cannot be read says nothing.
     """
-    settings = _general_settings(config)
+    settings = section(config, "general_settings")
     url = _resolved(settings.get("database_url")) or os.environ.get("DATABASE_URL") or _composed()
     extra = settings.get("database_extra_connection_params") or {}
     limit = extra.get(
@@ -81,13 +81,19 @@ def _for_libpq(url: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(known)))
 
 
-def _general_settings(config: str | None) -> dict[str, Any]:
+def section(config: str | None, name: str) -> dict[str, Any]:
+    """Return a section of LiteLLM's config file; empty if it cannot be read or is no section.
+
+    Args:
+        config: the file's path, if there is one.
+        name: of the section.
+    """
     if config is None:
         return {}
     try:
         yaml: Any = importlib.import_module("yaml")
         document = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        settings = document["general_settings"]
+        settings = document[name]
     except Exception:  # LiteLLM says what is wrong with it
         return {}
     return settings if isinstance(settings, dict) else {}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from litellm_resilience.command import database, options, workers
+from litellm_resilience.command import advice, database, options, workers
 from litellm_resilience.plan import connections
-from litellm_resilience.repairs import registry
+from litellm_resilience.repairs import registry, shared_session
 from litellm_resilience.repairs.base import Outcome, PatchState
 from litellm_resilience.servers import interception
 from litellm_resilience.status import versions
+from litellm_resilience.status.table import WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +73,13 @@ def run(arguments: Sequence[str] = (), *, as_json: bool) -> int:
     given = _given(arguments)
     checked = _check_database(given)
     start = workers.find(given["status_socket"], preload=not given["no_preload"])
-    (_print_json if as_json else _print_table)(outcomes, problem, checked, start, healthy=healthy)
+    advised = advice.of(
+        given,
+        database.section(given["config"], "litellm_settings"),
+        knows_http2=problem is None and shared_session.knows_http2(),
+    )
+    show = _print_json if as_json else _print_table
+    show(outcomes, problem, checked, start, advised=advised, healthy=healthy)
     return 0 if healthy else 1
 
 
@@ -83,6 +91,7 @@ def _given(arguments: Sequence[str]) -> Mapping[str, Any]:
             *options.planned_options(),
             *options.serving_options(),
             options.config_option(),
+            *options.front_options(),
         ],
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
@@ -109,6 +118,7 @@ def _print_json(
     checked: DatabaseCheck | None,
     start: WorkerStart,
     *,
+    advised: Sequence[str],
     healthy: bool,
 ) -> None:
     patches = {
@@ -122,6 +132,7 @@ def _print_json(
         "patches": patches,
         "database": checked and asdict(checked),
         "workers": asdict(start),
+        "advice": list(advised),
     }
     click.echo(json.dumps(document, indent=2))
 
@@ -132,6 +143,7 @@ def _print_table(
     checked: DatabaseCheck | None,
     start: WorkerStart,
     *,
+    advised: Sequence[str],
     healthy: bool,
 ) -> None:
     for name, version in versions.report().items():
@@ -141,13 +153,19 @@ def _print_table(
         state = click.style(f"{outcome.state.value:<14}", fg=COLOURS[outcome.state])
         click.echo(f"{name:<20}{state}{outcome.reason}")
     by = f" (supervisor {start.supervisor})" if start.supervisor else ""
-    click.echo(f"\nworkers{by}: {start.how}")
+    click.echo(f"\n{_wrapped(f'workers{by}: {start.how}')}")
     if checked is not None:
         _print_database(checked)
+    for each in advised:
+        click.echo(f"\n{_wrapped(f'advice: {each}')}")
     if problem:
         click.secho(problem, fg="red")
     if not healthy:
         click.echo("\nNot everything that should apply can: see the lines above.")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _print_database(checked: DatabaseCheck) -> None:

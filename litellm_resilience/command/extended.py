@@ -6,14 +6,14 @@ that runs its callback while the servers it may start are intercepted.
 
 from __future__ import annotations
 
-import copy
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from litellm_resilience.command import options
+from litellm_resilience.command.combined import CombinedCommand
 from litellm_resilience.repairs import worker_end
 from litellm_resilience.servers import interception
 from litellm_resilience.servers.supervised import Supervision
@@ -22,94 +22,79 @@ from litellm_resilience.supervisor.environment import ImportReads
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 SERVER_FLAGS = ("run_gunicorn", "run_hypercorn", "run_granian")
+WITHOUT_LIMIT = {"run_hypercorn", "run_granian"}
+"""Servers whose workers no request limit recycles, although LiteLLM takes the option."""
+LIMIT = "max_requests_before_restart"
 
 
-class ResilientCommand(click.Command):
-    """LiteLLM's command and our options.
+class ResilientCommand(CombinedCommand):
+    """LiteLLM's command with our options, run with the servers that it may start intercepted.
 
     Args:
         native: LiteLLM's own `run_server` command.
     """
 
     def __init__(self, native: click.Command) -> None:
-        self._ours: Sequence[click.Option] = [
-            *options.serving_options(),
-            *options.inspection_options(),
-            *options.planning_options(),
-        ]
-        self._theirs = [_renamed_version(parameter) for parameter in native.params]
-        super().__init__(
-            name=native.name,
-            context_settings=native.context_settings,
-            callback=native.callback,
-            params=[*self._theirs, *self._ours],
-            help=native.help,
-            epilog=native.epilog,
-        )
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write LiteLLM's options, then ours in a section of their own."""
-        help_option = self.get_help_option(ctx)
-        theirs = [*self._theirs, *([help_option] if help_option else [])]
-        for title, parameters in (("Options", theirs), (options.HELP_SECTION, self._ours)):
-            records = [parameter.get_help_record(ctx) for parameter in parameters]
-            with formatter.section(title):
-                formatter.write_dl([record for record in records if record is not None])
+        super().__init__(native, native.callback)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run LiteLLM's callback with the servers it may start intercepted."""
         jitter = _effective_jitter(ctx)
         given = [
             name
-            for option in self._ours
+            for option in self.ours
             if (name := option.name) is not None
             and ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
         ]
-        ours = {option.name: ctx.params.pop(option.name, None) for option in self._ours}
-        metrics_port = ours["resilience_metrics_port"]
-        if metrics_port is not None and metrics_port == ctx.params.get("port"):
-            raise click.UsageError("--resilience_metrics_port must not be --port.", ctx)
+        ours = {option.name: ctx.params.pop(option.name, None) for option in self.ours}
+        for name in ("resilience_metrics_port", "resilience_health_port"):
+            if ours[name] is not None and ours[name] == ctx.params.get("port"):
+                raise click.UsageError(f"--{name} must not be --port.", ctx)
         os.environ[worker_end.TIMEOUT_VARIABLE] = str(ours["worker_flush_timeout"])
         chosen = next((flag for flag in SERVER_FLAGS if ctx.params.get(flag)), None)
+        given = [name for name in given if name in options.SUPERVISION]
+        if chosen in WITHOUT_LIMIT and ctx.params.get(LIMIT) is not None:
+            given.append(LIMIT)
         with interception.intercepted(jitter, chosen, _supervision(ctx, ours, given)):
             return super().invoke(ctx)
 
 
 def _supervision(ctx: click.Context, ours: dict[Any, Any], given: list[str]) -> Supervision:
+    memory = ours["max_worker_memory_mb"]
     return Supervision(
         settings=Settings(
             max_restarting=ours["max_restarting_workers"],
+            max_draining=ours["max_draining_workers"],
             boot_timeout=ours["worker_boot_timeout"],
             drain_timeout=ours["worker_drain_timeout"],
             flush_timeout=ours["worker_flush_timeout"],
             hang_timeout=ours["worker_hang_timeout"],
             min_lifetime=ours["min_worker_lifetime"],
+            slow_callback=ours["slow_callback"],
+            reload_trial=ours["reload_trial"],
         ),
         recycling=Recycling(
-            memory_mb=ours["max_worker_memory_mb"],
+            memory_mb=memory if isinstance(memory, int) else None,
+            within_group=memory == "auto",
             lifetime=ours["max_worker_lifetime"],
             jitter=ours["worker_limit_jitter"],
         ),
         preload=not ours["no_preload"],
         reads=ctx.obj if isinstance(ctx.obj, ImportReads) else None,
-        visibility=Visibility(ours["status_socket"], ours["resilience_metrics_port"]),
+        visibility=Visibility(
+            ours["status_socket"],
+            ours["resilience_metrics_port"],
+            ours["resilience_health_port"],
+            ours["resilience_drain_delay"],
+        ),
         preload_modules=ours["preload_modules"] or (),
         keep_helpers=ours["keep_worker_helpers"] or frozenset(),
-        given=tuple(name for name in given if name in options.SUPERVISION),
+        watched_config=(
+            options.watched_config(ctx.params.get("config")) if ours["watch_config"] else None
+        ),
+        given=tuple(given),
     )
-
-
-def _renamed_version(parameter: click.Parameter) -> click.Parameter:
-    if parameter.name != "version":
-        return parameter
-    renamed = copy.copy(parameter)
-    if isinstance(renamed, click.Option):
-        renamed.help = options.version_option().help
-    return renamed
 
 
 def _effective_jitter(ctx: click.Context) -> int | None:

@@ -21,6 +21,7 @@ from litellm_resilience.plan import (
     terminal,
 )
 from litellm_resilience.plan.scenario import FORKED_READY_SECONDS, Scenario
+from litellm_resilience.supervisor.policy import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,21 +72,28 @@ def _run(
         boot_seconds=boot_seconds,
         ready_seconds=boot_seconds if others["no_preload"] else FORKED_READY_SECONDS,
         max_restarting=others["max_restarting_workers"],
+        drain_seconds=others["drain_seconds"],
+        max_draining=Settings(max_draining=others["max_draining_workers"]).most_draining(
+            num_workers
+        ),
         min_lifetime=others["min_worker_lifetime"],
         pods=others["pods"],
     )
     seed = others["seed"]
     found = database.configured(others["config"])
+    ours = outlook.of_resilient(scenario, seed)
     plan = report.Plan(
         scenario,
         boot_source,
         seed,
         outlook.of_upstream(scenario, seed),
-        outlook.of_resilient(scenario, seed),
+        ours,
         search.smallest_jitter(scenario, others["target"], seed),
         None
         if found is None
-        else connections.of(num_workers, scenario.max_restarting, found.pool_limit),
+        else connections.of(
+            num_workers, scenario.max_restarting, found.pool_limit, ours.most_draining
+        ),
     )
     _show(plan, drawing, as_json=others["as_json"])
 
@@ -96,9 +104,7 @@ def _drawing(path: Path | None) -> Path | None:
         try:
             picture.load()
         except ImportError as error:
-            raise click.UsageError(
-                "--plot needs matplotlib: pip install 'litellm-resilience[plot]'"
-            ) from error
+            raise click.UsageError("--plot needs matplotlib: pip install matplotlib") from error
     return path
 
 

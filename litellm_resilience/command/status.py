@@ -19,11 +19,12 @@ WATCH_SECONDS = 1.0
 CLEAR = "\x1b[H\x1b[2J"
 
 
-def run(path: Path | None, *, as_json: bool, watch: bool) -> int:
+def run(path: Path | None, port: int | None = None, *, as_json: bool, watch: bool) -> int:
     """Print the state of a supervisor.
 
     Args:
-        path: its socket; None for the only one of this user.
+        path: its socket, if that was given.
+        port: that it serves, if that was given; without both, the only one of this user is asked.
         as_json: print a JSON object, or with `watch` one per line, instead of a table.
         watch: print again every second until interrupted, in place on a terminal.
 
@@ -34,7 +35,7 @@ def run(path: Path | None, *, as_json: bool, watch: bool) -> int:
         click.echo("--status needs Unix sockets, which this platform lacks.", err=True)
         return 1
     try:
-        path = path or channel.find()
+        path = channel.chosen(path, port)
         _print(path, as_json=as_json, watch=watch)
         while watch:
             time.sleep(WATCH_SECONDS)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNDECIDED = (
-    "decided at each start: forked from the command's own process, or from a template if something "
-    "stands in the way there; the log's line `Supervising ...` and --status say which, and why"
+    "forked, from the command's own process or from a template: the line `Supervising ...` of the "
+    "log, and --status, say which, and why"
 )
 
 

@@ -1,13 +1,10 @@
-"""Live progress: one line per second on a pipe, one line updated in place on a terminal."""
+"""Lines that stay, and on a terminal one line of progress that is updated in place."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from typing import TextIO
 
 
 @dataclass(frozen=True)
@@ -18,22 +15,20 @@ class Progress:
         elapsed: seconds since the load began.
         rate: requests finished in the last second.
         failures: failed requests so far.
-        workers: process ids of the workers that serve.
-        upstream_connections: TCP connections to the provider open now.
+        workers: how many workers serve.
     """
 
     elapsed: float
     rate: float
     failures: int
-    workers: Sequence[int]
-    upstream_connections: int
+    workers: int
 
     def __str__(self) -> str:
         """The line shown."""
-        workers = ",".join(map(str, self.workers)) or "none"
+        serve = "worker serves" if self.workers == 1 else "workers serve"
         return (
-            f"{self.elapsed:4.0f} s  {self.rate:4.0f} req/s  {self.failures} failed  "
-            f"workers {workers}  upstream connections {self.upstream_connections}"
+            f"{self.elapsed:5.1f} s  {self.rate:.0f} requests per second, {self.failures} failed, "
+            f"{self.workers} {serve}"
         )
 
 
@@ -49,18 +44,18 @@ class Console:
         self._in_place = out.isatty()
         self._pending = False
 
-    def progress(self, progress: Progress | str) -> None:
-        """Show a line of progress, in place of the previous one on a terminal."""
+    def progress(self, progress: Progress) -> None:
+        """Show a line of progress in place of the previous one; on a terminal only."""
         if self._in_place:
             width = shutil.get_terminal_size().columns
             self._write(f"\r\x1b[2K{str(progress)[: width - 1]}")
             self._pending = True
-        else:
-            self._write(f"{progress}\n")
 
     def message(self, text: str) -> None:
         """Show lines that stay."""
-        self.end_progress()
+        if self._pending:
+            self._write("\r\x1b[2K")
+            self._pending = False
         self._write(f"{text}\n")
 
     def end_progress(self) -> None:

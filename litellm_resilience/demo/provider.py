@@ -11,6 +11,7 @@ import json
 import threading
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,8 @@ class FakeProvider:
     """The provider, served by the running event loop; an async context manager.
 
     Serves ``POST /v1/chat/completions`` (JSON, or SSE with ``"stream": true``),
-    ``POST /v1/embeddings`` and ``GET /v1/models``, each also without ``/v1``.
+    ``POST /v1/embeddings`` and ``GET /v1/models``, each also without ``/v1``; and, with it or
+    without, ``POST /records``, which keeps the ids that it is told.
 
     The counters (see `ProviderStats`) and `settings` are plain attributes. Only the event loop
     writes the counters, so any thread may read them.
@@ -134,6 +136,10 @@ class FakeProvider:
         self.streams_open = 0
         self.streams_completed = 0
         self.streams_aborted = 0
+        self.asked: dict[str, str] = {}
+        """The last message of each request for JSON, by the id of its reply."""
+        self.records: Counter[str] = Counter()
+        """How often each id was told."""
         self._wanted_port = port
         self._keepalive_timeout = keepalive_timeout
         self._protocols: _CountingServer | None = None
@@ -195,6 +201,9 @@ class FakeProvider:
             return web.json_response(
                 {"object": "list", "data": [{"id": "fake-model", "object": "model"}]}
             )
+        if endpoint == ("POST", "/records"):
+            self.records.update((await request.json())["ids"])
+            return web.json_response({})
         if endpoint not in {("POST", "/chat/completions"), ("POST", "/embeddings")}:
             return _error(404, f"no such endpoint: {request.method} {request.path}")
         try:
@@ -216,7 +225,10 @@ class FakeProvider:
             await asyncio.sleep(self.settings.delay)
         if endpoint == "/embeddings":
             return web.json_response(_embeddings(model, body.get("input", "")))
-        return web.json_response(_completion(model))
+        completion = _completion(model)
+        if messages := body.get("messages"):
+            self.asked[completion["id"]] = str(messages[-1]["content"])
+        return web.json_response(completion)
 
     async def _stream(self, request: web.BaseRequest, model: str) -> web.StreamResponse:
         response = web.StreamResponse(

@@ -37,6 +37,8 @@ PREFIX = "demo_"
 
 POLL_INTERVAL = 0.1
 """Seconds between two looks at a condition that is waited for."""
+LOOKS_APART = 0.02
+"""Seconds between two looks at who accepts: longer than a worker leaves a connection to others."""
 
 _LISTEN = "0A"
 _DROPPED_ENV = frozenset(
@@ -277,8 +279,13 @@ class Proxy(Started):
         """Process ids of the command's descendants that accept connections on the port now.
 
         A worker that is starting, or finishing its last requests, is not among them; a supervisor
-        never is.
+        never is. One that leaves a connection to others for a few milliseconds is: hence two looks.
         """
+        first = self._accepting()
+        time.sleep(LOOKS_APART)
+        return sorted({*first, *self._accepting()})
+
+    def _accepting(self) -> list[int]:
         inodes = _listening_inodes(self.port)
         tree = descendants(self.pid) if self._process is not None else []
         return [pid for pid in tree if inodes and _accepts_on(pid, inodes)]

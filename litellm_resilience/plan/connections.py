@@ -13,8 +13,7 @@ class Connections:
         pool_limit: connections that one engine may open.
         workers: workers that serve.
         restarting: replacements that boot, while the old worker serves.
-        draining: replaced workers that finish their last requests: one for each replacement. One
-            that drains until after the next replacement comes on top.
+        draining: replaced workers that finish their last requests.
         upstream: in all, of plain LiteLLM, which starts a worker when the old one has ended.
         ours: in all, of litellm-resilience.
     """
@@ -35,20 +34,24 @@ class Connections:
         )
 
 
-def of(workers: int, max_restarting: int, pool_limit: int) -> Connections:
+def of(
+    workers: int, max_restarting: int, pool_limit: int, draining: int | None = None
+) -> Connections:
     """Count them.
 
     Args:
         workers: workers in the pod.
         max_restarting: how many are being replaced at once, at most.
         pool_limit: connections that one engine may open.
+        draining: how many drain at once, at most; if not known, one for each replacement.
     """
     spare = min(workers, max_restarting)
+    draining = spare if draining is None else draining
     return Connections(
         pool_limit=pool_limit,
         workers=workers,
         restarting=spare,
-        draining=spare,
+        draining=draining,
         upstream=workers * pool_limit,
-        ours=(workers + 2 * spare) * pool_limit,
+        ours=(workers + spare + draining) * pool_limit,
     )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 REPLICATIONS = 20
 MOST_RECYCLES = 2000
 LEAST_ROUNDS = 50
+ROUNDING = 1e-6
+"""Seconds by which two moments may differ that are the same."""
 RESILIENT_CPU_SECONDS = 0.35
 """CPU time of one recycle with forked workers: measured, 0.2 to 0.5 s."""
 
@@ -45,7 +47,9 @@ class Outlook:
         silent_seconds: seconds of a day in which some pod serves nothing.
         overshoot: requests a worker serves beyond its limit; None if that is not modelled.
         cpu_seconds: CPU time that recycling takes in a day, roughly.
-        most_workers: processes in a pod that serve or boot, at the most.
+        most_draining: replaced workers of a pod that finish what they have, at the most; None if
+            that is not modelled.
+        most_workers: processes in a pod that serve, boot or drain, at the most.
     """
 
     seconds_between: Estimate
@@ -59,6 +63,7 @@ class Outlook:
     silent_seconds: Estimate
     overshoot: Estimate | None
     cpu_seconds: float
+    most_draining: int | None
     most_workers: int
 
 
@@ -75,6 +80,7 @@ def of_upstream(scenario: Scenario, seed: int) -> Outlook:
         after_deploy=deploy.chance(scenario, seed),
         overshoot=None,
         cpu_seconds=scenario.boot_seconds,
+        most_draining=None,
         spare=0,
     )
 
@@ -87,6 +93,7 @@ def of_resilient(scenario: Scenario, seed: int) -> Outlook:
         seed: of the simulation.
     """
     pods = replications(resilient.recycles, scenario, seed)
+    drain, ready = scenario.drain_seconds, scenario.ready_seconds
     return _outlook(
         scenario,
         pods,
@@ -95,7 +102,8 @@ def of_resilient(scenario: Scenario, seed: int) -> Outlook:
             lambda seconds: seconds * scenario.pod_rate / scenario.workers
         ),
         cpu_seconds=max(RESILIENT_CPU_SECONDS, scenario.ready_seconds),
-        spare=min(scenario.max_restarting, scenario.workers),
+        most_draining=max(_most_beside(pod, 0.0, drain) for pod in pods),
+        spare=max(_most_beside(pod, ready, drain) for pod in pods),
     )
 
 
@@ -130,6 +138,7 @@ def _outlook(
     after_deploy: Estimate,
     overshoot: Estimate | None,
     cpu_seconds: float,
+    most_draining: int | None,
     spare: int,
 ) -> Outlook:
     def per_second(measure: Callable[[Timeline], float]) -> Estimate:
@@ -155,6 +164,7 @@ def _outlook(
         ),
         overshoot=overshoot,
         cpu_seconds=recycles.value * cpu_seconds,
+        most_draining=most_draining,
         most_workers=scenario.workers + spare,
     )
 
@@ -168,6 +178,22 @@ def long_run(pods: Sequence[Timeline]) -> Estimate | None:
     counts = [pod.together(generation=1) for pod in pods]
     shares = [met / recycles for met, recycles in counts if recycles]
     return mean(shares) if len(shares) > 1 else None
+
+
+def _most_beside(pod: Timeline, before: float, after: float) -> int:
+    """Return how many recycles have a moment in common, at the most.
+
+    Args:
+        pod: whose recycles are in order.
+        before: seconds that each begins before its worker stops accepting.
+        after: seconds that it lasts from there on.
+    """
+    most, oldest = 0, 0
+    for number, recycle in enumerate(pod.recycles):
+        while pod.recycles[oldest].stopped + after <= recycle.stopped - before + ROUNDING:
+            oldest += 1
+        most = max(most, number + 1 - oldest)
+    return most
 
 
 def _lateness(pod: Timeline) -> float:

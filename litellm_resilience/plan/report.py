@@ -99,6 +99,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     def row(name: str, say: Callable[[Outlook], str]) -> tuple[str, str, str]:
         return name, say(plan.upstream), say(plan.ours)
 
+    most_cpu = max(plan.upstream.cpu_seconds, plan.ours.cpu_seconds)
     some = "in some pod, " if plan.scenario.pods > 1 else ""
     return [
         row("time between recycles", lambda one: _interval(one.seconds_between, wording.seconds)),
@@ -115,8 +116,9 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
             lambda one: _interval(one.silent_seconds, wording.number),
         ),
         row("requests beyond the limit", lambda one: _known(one.overshoot, wording.number)),
-        row("CPU time per day, about", lambda one: wording.seconds(one.cpu_seconds)),
+        row("CPU time per day, about", lambda one: wording.seconds(one.cpu_seconds, most_cpu)),
         row("workers at once in a pod", lambda one: str(one.most_workers)),
+        row("  of them draining", lambda one: str(one.most_draining or "-")),
         *_connections(plan.database_connections),
     ]
 
@@ -154,17 +156,22 @@ def _notes(plan: Plan) -> list[str]:
             "that\nis restarted at once, as by Kubernetes."
         )
     if plan.database_connections is not None:
-        notes.append(
-            f"Database connections of a pod: up to {plan.database_connections.sum}.\n"
-            f"Each worker more that drains adds {plan.database_connections.pool_limit}."
-        )
+        notes.append(f"Database connections of a pod: up to {plan.database_connections.sum}.")
+    notes.append(
+        f"A worker of {chart.OURS} drains for up to {scenario.drain_seconds:.3g} s: give the time "
+        "of your\nlongest streams with --drain_seconds."
+    )
     replaced = min(scenario.max_restarting, scenario.workers) / scenario.ready_seconds
-    if scenario.workers / scenario.round_seconds >= replaced:
-        notes.append(
-            "Recycles are due faster than replacements boot: workers of "
-            f"{chart.OURS} exceed\ntheir limit as shown, and serve on. Raise the limit, or "
-            "--max_restarting_workers."
-        )
+    drained = scenario.max_draining / (scenario.ready_seconds + scenario.drain_seconds)
+    for possible, what, option in (
+        (replaced, "replacements boot", "--max_restarting_workers"),
+        (drained, "workers drain", "--max_draining_workers"),
+    ):
+        if scenario.workers / scenario.round_seconds >= possible:
+            notes.append(
+                f"Recycles are due faster than {what}: workers of {chart.OURS} exceed\n"
+                f"their limit as shown, and serve on. Raise the limit, or {option}."
+            )
     return notes
 
 

@@ -1,7 +1,7 @@
 """litellm-resilience: a replacement serves first, then the old worker retires.
 
 All workers serve at any time, so each reaches its limit after a time of its own, and waits for one
-of the places among those being replaced.
+of the places among those being replaced, and for one among those that drain.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ def recycles(scenario: Scenario, source: random.Random) -> Iterator[Recycle]:
     waiting = [candidate(0.0, 0) for _ in range(scenario.workers)]
     heapify(waiting)
     places = [0.0] * min(scenario.max_restarting, scenario.workers)
+    drains = [0.0] * scenario.max_draining
     while True:
         eligible, due, generation = heappop(waiting)
-        ready = max(eligible, heappop(places)) + scenario.ready_seconds
+        ready = max(eligible, heappop(places), heappop(drains)) + scenario.ready_seconds
         heappush(places, ready)
+        heappush(drains, ready + scenario.drain_seconds)
         heappush(waiting, candidate(ready, generation + 1))
         yield Recycle(generation, due, ready, ready)

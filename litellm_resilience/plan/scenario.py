@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 DAY = 86_400.0
 FORKED_READY_SECONDS = 0.3
 """How long a worker takes that is forked from a process that holds LiteLLM."""
+DRAIN_SECONDS = 5.0
+"""How long a worker drains at most that has nothing but idle connections and short requests."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Scenario:
         boot_seconds: how long a worker of plain LiteLLM is down: it imports LiteLLM anew.
         ready_seconds: how long a replacement of ours boots, while the old worker serves.
         max_restarting: how many of ours are being replaced at once, at most.
+        drain_seconds: how long one of ours takes from its replacement's first request to its end.
+        max_draining: how many of ours drain at once, at most.
         min_lifetime: seconds before which no worker of ours is replaced.
         pods: number of pods.
         even_split: each request goes to the next worker in turn; else to any worker that serves,
@@ -38,6 +42,8 @@ class Scenario:
     boot_seconds: float
     ready_seconds: float = FORKED_READY_SECONDS
     max_restarting: int = 1
+    drain_seconds: float = DRAIN_SECONDS
+    max_draining: int = 2
     min_lifetime: float = 1.0
     pods: int = 1
     even_split: bool = False

@@ -29,11 +29,13 @@ def percent(share: float) -> str:
     return f"{number(share * 100)} %"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float, beside: float = 0.0) -> str:
     """Return a time, in a unit of which there are ten or more.
 
     Args:
         value: seconds.
+        beside: seconds that are shown beside it; both get the unit of the larger one.
     """
-    size, name = next((unit for unit in UNITS if value >= 10 * unit[0]), (1.0, "s"))
+    largest = max(value, beside)
+    size, name = next((unit for unit in UNITS if largest >= 10 * unit[0]), (1.0, "s"))
     return f"{number(value / size)} {name}"

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from litellm_resilience.records.work import Work, name
 
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+T = TypeVar("T")
+
 POLL_SECONDS = 0.01
 """Between two looks at what is still being worked on."""
 LAST_ROUND_SECONDS = 0.2
 """With less time left, no further round begins."""
+TRIES = 5
+"""Of what says how much there is to do."""
 CANCEL_SECONDS = 0.2
 """For a sink that was cancelled to unwind."""
 
@@ -31,11 +35,13 @@ class Sink:
         held: returns how many records for it are held now.
         flush: sends them; may be called when there are none. If it raises, what is no longer held
             is lost. None if they go by themselves.
+        owner: the object that holds them, by which one of several with the same name is known.
     """
 
     name: str
     held: Callable[[], int]
     flush: Callable[[], Awaitable[object]] | None = None
+    owner: object = None
 
 
 class Flush:
@@ -62,8 +68,7 @@ class Flush:
         """Return the sinks of now."""
         found: list[Sink] = []
         for source in self._sources:
-            with contextlib.suppress(Exception):
-                found += source()
+            found += _tried(source, ())
         return found
 
     def held(self) -> dict[str, int]:
@@ -90,13 +95,16 @@ class Flush:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        known: dict[tuple[str, int], Sink] = {}
         while True:
             left = deadline - loop.time()
             settled = await self._settle(loop.time() + left / 2)
-            pending = await self._flush_sinks(deadline)
+            known |= {(sink.name, id(sink.owner)): sink for sink in self.sinks()}
+            pending = await self._flush_sinks(known.values(), deadline)
             if (settled and not self._in_motion()) or deadline - loop.time() < LAST_ROUND_SECONDS:
                 break
-        await self._give_up(pending)
+        known |= {(sink.name, id(sink.owner)): sink for sink in self.sinks()}
+        await self._give_up(known.values(), pending)
         self._report(timeout)
 
     def _in_motion(self) -> int:
@@ -114,12 +122,12 @@ class Flush:
             await asyncio.sleep(POLL_SECONDS)
         return True
 
-    async def _flush_sinks(self, deadline: float) -> set[asyncio.Task[Any]]:
-        """Flush all sinks side by side; return what has not ended in time."""
+    async def _flush_sinks(self, sinks: Iterable[Sink], deadline: float) -> set[asyncio.Task[Any]]:
+        """Flush sinks side by side; return what has not ended in time."""
         loop = asyncio.get_running_loop()
         running = [
             loop.create_task(self._flushed(sink, sink.flush))
-            for sink in self.sinks()
+            for sink in sinks
             if sink.flush is not None
         ]
         if running:
@@ -127,20 +135,21 @@ class Flush:
         return {task for task in running if not task.done()}
 
     async def _flushed(self, sink: Sink, flush: Callable[[], Awaitable[object]]) -> None:
-        """Flush a sink; what it raises concerns no other."""
+        """Flush a sink; what it raises, or that it is cancelled, concerns no other."""
         before = _number(sink.held)
         try:
             await flush()
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             self._lost[sink.name] += max(0, before - _number(sink.held))
 
-    async def _give_up(self, pending: set[asyncio.Task[Any]]) -> None:
-        for sink in self.sinks():
-            self._lost[sink.name] += _number(sink.held)
+    async def _give_up(self, sinks: Iterable[Sink], pending: set[asyncio.Task[Any]]) -> None:
+        """Cancel what has not ended, which may throw away what it has taken; count what is left."""
         for task in pending:
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+        for sink in sinks:
+            self._lost[sink.name] += _number(sink.held)
 
     def _report(self, timeout: float) -> None:
         self._lost = +self._lost
@@ -160,7 +169,15 @@ class Flush:
 
 
 def _number(count: Callable[[], int]) -> int:
-    try:
-        return count()
-    except Exception:
-        return 0
+    return _tried(count, 0)
+
+
+def _tried(ask: Callable[[], T], otherwise: T) -> T:
+    """Ask more than once: what is counted may change meanwhile, by a thread or a finaliser.
+
+    Taken for nothing, callbacks that still run would outlive the database.
+    """
+    for _ in range(TRIES):
+        with contextlib.suppress(Exception):
+            return ask()
+    return otherwise

@@ -138,7 +138,8 @@ class Changes:
         """Replace a module's function and every copy that a LiteLLM module from-imported."""
         original = getattr(owner, name)
         self.replace(owner, name, value)
-        for module_name, module in list(sys.modules.items()):
+        # A list of the items may start a garbage collection, and a finaliser may import.
+        for module_name, module in sys.modules.copy().items():
             if module_name.startswith("litellm") and vars(module).get(name) is original:
                 self.replace(module, name, value)
 

@@ -70,7 +70,7 @@ def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
         def held(logger: Any = logger) -> int:
             return len(getattr(logger, QUEUE)) + batches.in_transit[id(logger)]
 
-        yield Sink(type(logger).__name__, held, functools.partial(_flush, logger))
+        yield Sink(type(logger).__name__, held, functools.partial(_flush, logger), logger)
 
 
 async def _flush(logger: Any) -> None:

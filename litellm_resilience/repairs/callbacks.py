@@ -7,7 +7,9 @@ shutdown what has not ended (litellm/litellm_core_utils/logging_worker.py).
 from __future__ import annotations
 
 import importlib
+import inspect
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.records.flush import Sink
@@ -26,18 +28,21 @@ def apply(context: Context) -> Outcome:
     """Count callbacks that wait or run, in tasks and threads; the flush waits for them."""
     queue = importlib.import_module(f"{UTILITIES}.logging_worker")
     require(queue, "GLOBAL_LOGGING_WORKER", "LoggingWorker")
-    require(queue.GLOBAL_LOGGING_WORKER, "_queue")
+    worker = queue.GLOBAL_LOGGING_WORKER
+    require(worker, "enqueue", "start")
     logging = importlib.import_module(f"{UTILITIES}.litellm_logging")
     require(logging, "Logging", "CustomLogger")
     executor = importlib.import_module(f"{UTILITIES}.thread_pool_executor").executor
     require(executor, "submit")
     threads = _Threads(executor)
     context.changes.replace(executor, "submit", threads.submit)
+    enqueued = _Enqueued(worker)
+    context.changes.replace(worker, "enqueue", enqueued.enqueue)
     context.flush.work.set_apart(queue.LoggingWorker, logging.CustomLogger, logging.Logging)
 
     def sinks() -> tuple[Sink, ...]:
-        waiting = queue.GLOBAL_LOGGING_WORKER
-        return (Sink("callbacks", lambda: _unfinished(waiting) + threads.busy),)
+        enqueued.go_on()
+        return (Sink("callbacks", lambda: enqueued.unfinished + threads.busy),)
 
     context.flush.add(sinks)
     return Outcome(PatchState.APPLIED, "a worker ends after the callbacks of its replies")
@@ -60,9 +65,41 @@ def distinct(objects: Iterable[Any]) -> list[Any]:
     return list({id(each): each for each in objects}.values())
 
 
-def _unfinished(worker: Any) -> int:
-    """Return how many callbacks wait or run: what the queue's `join` waits for."""
-    return 0 if worker._queue is None else worker._queue._unfinished_tasks
+class _Enqueued:
+    """Counts the callbacks that wait or run.
+
+    The queue's own count is wrong once it was full: LiteLLM keeps callbacks outside of it, and
+    marks some as done that it has never put there.
+
+    Args:
+        worker: LiteLLM's logging worker, whose `enqueue` is to be replaced by this one's.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._enqueue = worker.enqueue
+        self._coroutines: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def enqueue(self, coroutine: Any, *args: Any, **kwargs: Any) -> Any:
+        """Enqueue, and count until it is done or forgotten."""
+        if inspect.iscoroutine(coroutine):
+            self._coroutines.add(coroutine)
+        return self._enqueue(coroutine, *args, **kwargs)
+
+    def go_on(self) -> None:
+        """Start LiteLLM's task again if it has ended too early.
+
+        Before 1.81 it does so at callbacks that are cancelled, until the next reply.
+        """
+        task = getattr(self._worker, "_worker_task", None)
+        if task is not None and task.done() and self.unfinished:
+            self._worker.start()
+
+    @property
+    def unfinished(self) -> int:
+        """How many are neither done nor forgotten."""
+        closed = inspect.CORO_CLOSED
+        return sum(inspect.getcoroutinestate(each) != closed for each in self._coroutines)
 
 
 class _Threads:

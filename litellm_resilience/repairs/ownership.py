@@ -31,7 +31,7 @@ def apply(context: Context) -> Outcome:
 
     context.changes.replace(transport_class, "aclose", guarded_aclose)
     recycling = _guard_recycling(context)
-    return Outcome(PatchState.APPLIED, f"aclose{recycling} spares the shared session")
+    return Outcome(PatchState.APPLIED, f"the shared session is spared by aclose{recycling}")
 
 
 def _guard_recycling(context: Context) -> str:

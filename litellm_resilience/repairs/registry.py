@@ -78,7 +78,8 @@ PATCHES: tuple[Patch, ...] = (
 
 SUPERVISOR = "worker-supervisor"
 GUNICORN_DRAIN = "gunicorn-drain"
-SERVER_PATCHES = (SUPERVISOR, GUNICORN_DRAIN)
+BALANCED_ACCEPT = "balanced-accept"
+SERVER_PATCHES = (SUPERVISOR, GUNICORN_DRAIN, BALANCED_ACCEPT)
 """What is done to servers by the command, and can be left out under these names."""
 
 Report = dict[str, Outcome]

@@ -8,6 +8,7 @@ another event loop, or inside cached clients.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import logging
 from typing import TYPE_CHECKING, Any, cast
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 ATTACH_FUNCTION = "add_shared_session_to_data"
 SESSION_KEY = "shared_session"
+
+
+def knows_http2() -> bool:
+    """Say whether this LiteLLM can be told to call providers with httpx, over HTTP/2."""
+    return hasattr(importlib.import_module("litellm"), "http2")
 
 
 def apply(context: Context) -> Outcome:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,12 @@ def apply(context: Context) -> Outcome:
 
     def sinks() -> Iterator[Sink]:
         for provider in providers(context):
-
-            async def flush(provider: Any = provider) -> None:
-                await _in_thread(provider.force_flush)
-
-            yield Sink("OpenTelemetry", lambda provider=provider: held(provider), flush)  # type: ignore[misc]
+            yield Sink(
+                "OpenTelemetry",
+                functools.partial(held, provider),
+                functools.partial(_in_thread, provider.force_flush),
+                provider,
+            )
 
     context.flush.add(sinks)
     return Outcome(PatchState.APPLIED, "OpenTelemetry is flushed before LiteLLM shuts down")

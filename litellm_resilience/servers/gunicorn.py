@@ -21,12 +21,13 @@ from litellm_resilience.servers import application, inheritance, notices
 from litellm_resilience.servers.notices import NO_LIMIT, warn, warn_of_ineffective
 from litellm_resilience.servers.warmup import warm_up
 from litellm_resilience.supervisor import helpers, scoreboard
+from litellm_resilience.supervisor.blocking import Watch
 from litellm_resilience.supervisor.drain import TICK, DrainingServer
 from litellm_resilience.supervisor.figures import Figures
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.preload import share_memory
 from litellm_resilience.supervisor.scoreboard import Scoreboard
-from litellm_resilience.supervisor.title import name_process
+from litellm_resilience.supervisor.title import name_process, worker_name
 
 if TYPE_CHECKING:
     import logging
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
     from litellm_resilience.repairs.base import Changes
     from litellm_resilience.servers.supervised import Supervision
+    from litellm_resilience.supervisor.policy import Settings
 
 
-EFFECTIVE = {"worker_drain_timeout", "keep_worker_helpers"}
+EFFECTIVE = {"worker_drain_timeout", "keep_worker_helpers", "slow_callback"}
 """Of the options for supervised workers."""
 
 
@@ -48,7 +50,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
     Args:
         changes: where to note what is replaced.
         jitter: additional requests a worker may serve, at most; gunicorn draws it.
-        supervision: of which only the drain timeout and the helpers to keep apply.
+        supervision: of which only the options in `EFFECTIVE` apply.
     """
     from gunicorn.app.base import BaseApplication
 
@@ -66,7 +68,7 @@ def intercept(changes: Changes, jitter: int | None, supervision: Supervision) ->
         warn_of_ineffective("gunicorn", set(supervision.given) - EFFECTIVE)
         end_helpers(self.cfg, supervision.keep_helpers)
         if outcome().state is PatchState.APPLIED:
-            _announce_drain(changes, supervision.settings.drain_timeout)
+            _announce_drain(changes, supervision.settings)
             keep_scoreboard(self.cfg)
         return original(self)
 
@@ -91,7 +93,7 @@ def workers_module() -> ModuleType:
         return importlib.import_module("uvicorn.workers")
 
 
-def _announce_drain(changes: Changes, timeout: float) -> None:
+def _announce_drain(changes: Changes, settings: Settings) -> None:
     """Give gunicorn's uvicorn workers, which are forked later, a server that drains.
 
     uvicorn's own starves gunicorn's heartbeat while it waits for the last replies; the draining
@@ -99,7 +101,8 @@ def _announce_drain(changes: Changes, timeout: float) -> None:
     """
 
     class TimedServer(GunicornServer):
-        drain_timeout = timeout
+        drain_timeout = settings.drain_timeout
+        slow_callback = settings.slow_callback
 
     changes.replace(workers_module(), "Server", TimedServer)
 
@@ -108,7 +111,9 @@ class GunicornServer(DrainingServer):
     """A draining server that writes its row of the scoreboard, if its worker has one."""
 
     held = staticmethod(registry.held)
+    slow_callback = 0.0
     _figures: Figures | None = None
+    _watch: Watch | None = None
     _row: scoreboard.Row | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -122,6 +127,9 @@ class GunicornServer(DrainingServer):
             self._row.state = WorkerState.SERVING
             board.totals.boot.observe(self._row.ready_at - self._row.started_at)
             self._figures = Figures(self._row, TICK)
+            name = worker_name(self._row.number, self._row.pid).capitalize()
+            log = notices.log()
+            self._watch = Watch.begin(self._row, self.slow_callback, TICK, log, name)
 
     async def on_tick(self, counter: int) -> bool:
         """Write the row."""
@@ -133,6 +141,8 @@ class GunicornServer(DrainingServer):
         """Drain."""
         if self._row is not None:
             self._row.state = WorkerState.DRAINING
+        if self._watch is not None:
+            self._watch.end()
         await super().shutdown(sockets=sockets)
 
 
@@ -212,7 +222,7 @@ def end_helpers(cfg: Any, keep: Collection[str]) -> None:
 
     def child_exit(arbiter: Any, worker: Any) -> None:
         mark = marks.pop(worker.age, None)
-        for helper in helpers.end_marked(mark, keep) if mark is not None else ():
+        for helper in helpers.end_marked(mark.__eq__, keep) if mark is not None else ():
             arbiter.log.warning(
                 "Worker %d (pid %s) left %s (pid %d): ended it",
                 worker.age,
@@ -222,8 +232,8 @@ def end_helpers(cfg: Any, keep: Collection[str]) -> None:
             )
 
     def on_exit(_: Any) -> None:
-        for mark in marks.values():
-            helpers.end_marked(mark, keep)
+        # Of workers that have ended too: whoever was just being executed could not be asked then.
+        helpers.end_marked(lambda mark: mark.startswith(run), keep)
 
     for hook in (pre_fork, post_fork, child_exit, on_exit):
         cfg.set(hook.__name__, _both(getattr(cfg, hook.__name__), hook))

@@ -80,6 +80,7 @@ def outcomes() -> dict[str, Outcome]:
     return {
         registry.SUPERVISOR: supervised.outcome(),
         registry.GUNICORN_DRAIN: gunicorn.outcome(),
+        registry.BALANCED_ACCEPT: supervised.accept_outcome(),
         "uvicorn-jitter": native if uvicorn.has_jitter() else ours,
         "gunicorn-jitter": passed if importlib.util.find_spec("gunicorn") else absent,
     }

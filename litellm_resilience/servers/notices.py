@@ -43,6 +43,5 @@ def warn_of_unsupported(server: str, jitter: int | None, given: Collection[str])
         jitter: of `--max_requests_jitter`, if it was given.
         given: the names of the other options that somebody has set.
     """
-    if jitter is not None:
-        warn(f"--max_requests_jitter has no effect with {server}, which has no request limit.")
-    warn_of_ineffective(server, given)
+    ignored = [*given, *([] if jitter is None else ["max_requests_jitter"])]
+    warn_of_ineffective(server, ignored)

@@ -1,7 +1,8 @@
-"""The Unix socket through which a supervisor tells its state.
+"""The Unix socket through which a supervisor tells its state and takes commands.
 
-It only ever writes: whoever may connect, which is its owner, gets the state and an end of file.
-Nothing is read, so there is nothing that a client could say wrong or make happen.
+A client writes one line, a JSON list of words, and gets one JSON object and an end of file. Who may
+connect is its owner; who may command is its owner, whatever has become of the file's mode. One that
+says nothing gets the state, as from versions of this package that never read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import socket
 import stat
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -28,8 +30,14 @@ LARGEST_OUTBOX = 1 << 20
 """Bytes of a send buffer that hold the state of any number of workers."""
 LISTEN_BACKLOG = 128
 """Clients that may wait for an answer."""
-MOST_ANSWERS = 64
-"""Clients that are answered in one go, so that any number of them holds up no worker."""
+MOST_CLIENTS = 64
+"""Clients that are heard at once, so that any number of them holds up no worker."""
+LARGEST_REQUEST = 16384
+"""Bytes of a line with a command."""
+REQUEST_TIMEOUT = 1.0
+"""Seconds in which a client must have said everything."""
+STATUS = "status"
+"""The word that asks for the state."""
 ANSWER_TIMEOUT = 5.0
 """Seconds a client waits for the whole answer."""
 LARGEST_ANSWER = 16 << 20
@@ -78,21 +86,88 @@ def _check_private(folder: Path) -> None:
         raise UnavailableError(f"{folder} is not a directory that only this user can enter")
 
 
-class StatusSocket:
+class _Client:
+    """A client that has connected, until it is answered.
+
+    Args:
+        connection: to it.
+        now: seconds of the supervisor's clock.
+    """
+
+    def __init__(self, connection: socket.socket, now: float) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self._said = b""
+        self._deadline = now + REQUEST_TIMEOUT
+
+    def heard(self, now: float) -> bool:
+        """Listen without waiting; say whether it has said all that it will."""
+        try:
+            part = self.connection.recv(LARGEST_REQUEST)
+        except BlockingIOError:
+            part = None
+        except OSError:
+            part = b""
+        self._said += part or b""
+        over = part == b"" or now >= self._deadline or len(self._said) > LARGEST_REQUEST
+        return over or b"\n" in self._said
+
+    def words(self) -> list[str]:
+        """Return what it has asked for.
+
+        Raises:
+            ValueError: that is no request.
+        """
+        if not self._said:
+            return [STATUS]
+        line, end, _ = self._said.partition(b"\n")
+        if not end or len(line) > LARGEST_REQUEST:
+            raise ValueError(f"a request is one line of at most {LARGEST_REQUEST} bytes")
+        try:
+            words = json.loads(line)
+        except (ValueError, RecursionError):
+            words = None
+        all_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        if not words or not all_words:
+            raise ValueError("a request is a list of words")
+        return list(words)
+
+    def check_owner(self) -> None:
+        """Check that it is the user that this process runs as, where the system tells.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if hasattr(socket, "SO_PEERCRED"):
+            size = struct.calcsize("3i")
+            told = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            if struct.unpack("3i", told)[1] != os.geteuid():
+                raise ValueError("only the user that the supervisor runs as may command it")
+
+
+class SupervisorSocket:
     """A supervisor's end.
 
     Args:
         path: where to listen.
         describe: returns the state, given the supervisor's time.
+        perform: does a command, given its words and the supervisor's time; returns the answer.
 
     Raises:
         UnavailableError: if another supervisor listens there, or nobody can.
     """
 
-    def __init__(self, path: Path, describe: Callable[[float], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        describe: Callable[[float], dict[str, Any]],
+        perform: Callable[[Sequence[str], float], dict[str, Any]],
+    ) -> None:
         self._path = path
         self._describe = describe
+        self._perform = perform
         self._paused = False
+        self._clients: list[_Client] = []
         self._lock = _lock(path)
         try:
             self._socket = _listen(path)
@@ -102,33 +177,54 @@ class StatusSocket:
 
     @property
     def waitables(self) -> list[socket.socket]:
-        """The listening socket: readable when a client has connected."""
-        return [] if self._paused else [self._socket]
+        """What is readable when a client has connected or said something."""
+        clients = [client.connection for client in self._clients]
+        full = self._paused or len(clients) >= MOST_CLIENTS
+        return clients if full else [self._socket, *clients]
 
     def attend(self, now: float, inherited: Sequence[Any] = ()) -> None:
-        """Answer the clients that have connected; one that does not read loses its answer."""
+        """Answer the clients that have said what they want; who does not read loses its answer."""
         del inherited
+        self._accept(now)
+        for client in list(self._clients):
+            if client.heard(now):
+                self._clients.remove(client)
+                with client.connection, contextlib.suppress(OSError):
+                    self._answer(client, now)
+
+    def _accept(self, now: float) -> None:
         self._paused = False
-        answer: bytes | None = None
-        for _ in range(MOST_ANSWERS):
+        while len(self._clients) < MOST_CLIENTS:
             try:
-                client, _ = self._socket.accept()
+                connection, _ = self._socket.accept()
             except BlockingIOError:
                 return
             except OSError:
                 # Out of file descriptors, most likely: the client waits until the next look.
                 self._paused = True
                 return
-            with client, contextlib.suppress(OSError):
-                if answer is None:
-                    answer = json.dumps(self._describe(now)).encode()
-                client.setblocking(False)
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_OUTBOX)
-                client.send(answer)
+            self._clients.append(_Client(connection, now))
+
+    def _answer(self, client: _Client, now: float) -> None:
+        answer = json.dumps(self._done(client, now)).encode()
+        client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST_OUTBOX)
+        client.connection.send(answer)
+
+    def _done(self, client: _Client, now: float) -> dict[str, Any]:
+        try:
+            words = client.words()
+            if words == [STATUS]:
+                return self._describe(now)
+            client.check_owner()
+        except ValueError as error:
+            return {"refused": str(error)}
+        return self._perform(words, now)
 
     def close(self) -> None:
         """Close the socket, as a worker does that has inherited it."""
         self._socket.close()
+        for client in self._clients:
+            client.connection.close()
         os.close(self._lock)
 
     def end(self) -> None:
@@ -199,7 +295,7 @@ def find() -> Path:
     if len(running) > 1:
         paths = ", ".join(str(path) for path in running)
         raise UnavailableError(
-            f"several supervisors run here: {paths}; choose with --status_socket"
+            f"several supervisors run here: {paths}; choose with --port or --status_socket"
         )
     return running[0]
 
@@ -215,14 +311,45 @@ def _running() -> Iterator[Path]:
             yield path
 
 
-def ask(path: Path) -> dict[str, Any]:
-    """Return the state of the supervisor that listens there.
+def chosen(path: Path | None, port: int | None) -> Path:
+    """Return the path of the supervisor that is meant.
+
+    Args:
+        path: its socket, if that was given.
+        port: the one that its proxy serves, if that was given.
+
+    Raises:
+        UnavailableError: there is none, or more than one, or it serves another port.
+    """
+    if path is None:
+        return find() if port is None else _by_port(port)
+    if port is not None:
+        supervisor = ask(path).get("supervisor")
+        if not isinstance(supervisor, dict) or supervisor.get("port") != port:
+            raise UnavailableError(f"the supervisor at {path} does not serve port {port}")
+    return path
+
+
+def _by_port(port: int) -> Path:
+    folder = directory()
+    if folder.is_dir():
+        _check_private(folder)
+    return folder / f"{port}{SOCKET_SUFFIX}"
+
+
+def ask(path: Path, words: Sequence[str] = (STATUS,)) -> dict[str, Any]:
+    """Return the state of the supervisor that listens there, or its answer to a command.
+
+    Args:
+        path: its socket.
+        words: the command.
 
     Raises:
         UnavailableError: if none does, or it does not answer whole and in time.
     """
+    request = json.dumps(list(words)).encode() + b"\n"
     try:
-        state = json.loads(_answer(path, time.monotonic() + ANSWER_TIMEOUT))
+        answer = json.loads(_exchange(path, request, time.monotonic() + ANSWER_TIMEOUT))
     except FileNotFoundError as error:
         raise UnavailableError(f"no supervisor runs at {path}") from error
     except ConnectionRefusedError as error:
@@ -231,18 +358,24 @@ def ask(path: Path) -> dict[str, Any]:
         raise UnavailableError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UnavailableError(f"{path}: what answers there is no supervisor") from error
-    if not isinstance(state, dict):
+    if not isinstance(answer, dict):
         raise UnavailableError(f"{path}: what answers there is no supervisor")
-    return state
+    return answer
 
 
-def _answer(path: Path, deadline: float) -> bytes:
-    """Return everything that is written there until the end of file."""
+def _exchange(path: Path, request: bytes, deadline: float) -> bytes:
+    """Write a request; return everything that is written there until the end of file."""
     answer = bytearray()
     with _connected(path, deadline) as client:
+        # An earlier version answers and closes without reading.
+        with contextlib.suppress(ConnectionError):
+            client.sendall(request)
         while True:
             client.settimeout(_left(deadline))
-            part = client.recv(65536)
+            try:
+                part = client.recv(65536)
+            except ConnectionResetError:
+                part = b""
             if not part:
                 return bytes(answer)
             answer += part

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.status import versions
-from litellm_resilience.supervisor.policy import WorkerState
+from litellm_resilience.supervisor.policy import SERVING
 
 if TYPE_CHECKING:
     from litellm_resilience.supervisor.journal import Journal
     from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
-SERVING_STATES = (WorkerState.SERVING, WorkerState.RETIRING)
 
-
-def document(board: Scoreboard, journal: Journal, pid: int, now: float) -> dict[str, Any]:
+def document(
+    board: Scoreboard, journal: Journal, pid: int, port: int, now: float
+) -> dict[str, Any]:
     """Return everything there is to know, ready for JSON.
 
     Args:
         board: where supervisor and workers write.
         journal: what it remembers.
         pid: the supervisor's.
+        port: that it serves.
         now: seconds of the monotonic clock, as are all times given.
     """
     totals = board.totals
     return {
         "supervisor": {
             "pid": pid,
+            "port": port,
             "target": totals.target,
             "start_method": totals.start_method,
             "start_obstacle": journal.obstacle,
@@ -42,7 +45,12 @@ def document(board: Scoreboard, journal: Journal, pid: int, now: float) -> dict[
             "recycled": totals.recycled_by_reason,
             "died": totals.died_by_cause,
             "records_lost": board.lost_records(),
+            "event_loop_blocks": board.blocks(),
         },
+        "growth": [
+            {"seconds_ago": round(max(0.0, now - at), 1), "worker": name, **asdict(growth)}
+            for at, name, growth in journal.growth
+        ],
         "events": [
             {"seconds_ago": round(max(0.0, now - at), 1), "event": text}
             for at, text in journal.recent
@@ -84,7 +92,7 @@ def event_loop_lag(row: Row, now: float) -> float:
     The longest delay of the last seconds, or how long it has stood still by now: a blocked worker
     cannot write that down itself.
     """
-    if row.state not in SERVING_STATES or not row.turned_at:
+    if row.state not in SERVING or not row.turned_at:
         return row.lag
     return max(row.lag, now - row.turned_at - NORMAL_LAG)
 

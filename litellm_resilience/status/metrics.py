@@ -109,6 +109,13 @@ class ScoreboardCollector:
             "sink",
             self._board.lost_records(),
         )
+        yield _labelled(
+            CounterMetricFamily,
+            "event_loop_blocks",
+            "Times that an event loop stood still for more than --slow_callback, by module.",
+            "module",
+            self._board.blocks(),
+        )
         yield _histogram(
             "worker_boot_seconds",
             "Seconds from the start of a worker until it is ready.",

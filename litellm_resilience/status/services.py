@@ -1,18 +1,19 @@
-"""What a supervisor serves beside requests: its state and its metrics."""
+"""What a supervisor serves beside requests: its state, its metrics and its health."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.status import channel
 from litellm_resilience.status.document import document
-from litellm_resilience.status.exporter import MetricsExporter
+from litellm_resilience.status.exporter import Exporter, Offer
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from uvicorn.config import Config
@@ -29,11 +30,15 @@ class Visibility:
 
     Args:
         status_socket: path of its Unix socket; None for one named after the port.
-        metrics_port: of its Prometheus metrics; None for none.
+        metrics_port: of its Prometheus metrics and its health; None for none.
+        health_port: of its health; None for none.
+        drain_delay: seconds from a request for `/drain` to the drain; None if there is no `/drain`.
     """
 
     status_socket: Path | None = None
     metrics_port: int | None = None
+    health_port: int | None = None
+    drain_delay: float | None = None
 
 
 def services(
@@ -42,30 +47,35 @@ def services(
     launcher: Launcher,
     board: Scoreboard,
     *,
+    perform: Callable[[Sequence[str], float], dict[str, Any]],
     journal: Journal,
     log: logging.Logger,
+    others: Callable[[], list[Service]] = list,
 ) -> list[Service]:
     """Return what is to be served; what cannot be is said in a warning and left out.
 
     Args:
         visibility: where.
-        config: of the server, whose address the metrics share.
+        config: of the server, whose address metrics and health share.
         launcher: how processes are started.
         board: what to show.
+        perform: does a command, given its words and the supervisor's time; returns the answer.
         journal: what has happened.
         log: where the paths are said.
+        others: returns what is done besides.
     """
-    found: list[Service] = []
-    describe = partial(document, board, journal, os.getpid())
+    found = others()
+    describe = partial(document, board, journal, os.getpid(), config.port)
     if os.name == "posix":
         try:
             path = visibility.status_socket or channel.default_path(str(config.port))
-            found.append(channel.StatusSocket(path, describe))
+            found.append(channel.SupervisorSocket(path, describe, perform))
             log.info("Status for litellm-resilient --status at %s", path)
         except (channel.UnavailableError, OSError) as error:
             log.warning("No status for litellm-resilient --status: %s", error)
-    if visibility.metrics_port is not None:
-        host, port = config.host, visibility.metrics_port
-        found.append(MetricsExporter(launcher, board, host, port, log))
-        log.info("Metrics at http://%s:%d/metrics", host, port)
+    offer = Offer(
+        config.host, visibility.metrics_port, visibility.health_port, visibility.drain_delay
+    )
+    if offer.ports:
+        found.append(Exporter(launcher, board, offer, partial(perform, ["drain"]), log))
     return found

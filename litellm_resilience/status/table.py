@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.supervisor.journal import how_started
+from litellm_resilience.supervisor.journal import counted, how_started
 from litellm_resilience.supervisor.limits import MEGABYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+WIDTH = 100
+"""Columns of a terminal that lines of text are broken for."""
 EVENTS_SHOWN = 8
 """How many of the last events are shown."""
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 COLUMNS: Sequence[tuple[str, Callable[[dict[str, Any]], str]]] = (
     ("slot", lambda worker: str(worker["slot"])),
-    ("gen", lambda worker: str(worker["generation"])),
     ("worker", lambda worker: str(worker["number"])),
     ("pid", lambda worker: str(worker["pid"])),
     ("state", lambda worker: str(worker["state"])),
@@ -26,11 +28,6 @@ COLUMNS: Sequence[tuple[str, Callable[[dict[str, Any]], str]]] = (
     ("records", lambda worker: str(worker["records"])),
     ("memory", lambda worker: f"{worker['memory'] // MEGABYTE} MB" if worker["memory"] else "-"),
     ("loop lag", lambda worker: f"{worker['event_loop_lag']:.3f} s"),
-    ("session", lambda worker: str(worker["session_generation"])),
-    ("recreated", lambda worker: str(worker["sessions_recreated"])),
-    ("closes prevented", lambda worker: str(worker["closes_prevented"])),
-    ("pool waits", lambda worker: str(worker["pool_waits"])),
-    ("to be replaced because it", lambda worker: worker["reason"]),
 )
 
 
@@ -39,8 +36,21 @@ def render(state: dict[str, Any]) -> str:
 
     Whatever the state holds, nothing but printable ASCII reaches the terminal, which might obey it.
     """
-    lines = [*_summary(state), "", *_workers(state["workers"]), "", *_events(state)]
+    workers = state["workers"]
+    lines = [
+        *_wrapped(_summary(state), "  "),
+        "",
+        *_rows(workers),
+        *_wrapped(_replaced(workers), "  "),
+        "",
+        *_wrapped(_events(state), " " * 14),
+    ]
     return "\n".join(map(printable, lines))
+
+
+def _wrapped(lines: Iterable[str], indent: str) -> Iterator[str]:
+    for line in lines:
+        yield from textwrap.wrap(printable(line), WIDTH, subsequent_indent=indent)
 
 
 def started(supervisor: Mapping[str, Any]) -> str:
@@ -68,12 +78,16 @@ def _summary(state: dict[str, Any]) -> Iterator[str]:
     yield (
         f"litellm-resilience {versions['litellm-resilience']}, LiteLLM {versions['litellm']}, "
         f"uvicorn {versions['uvicorn']}; supervisor {supervisor['pid']}, "
-        f"{supervisor['target']} workers, {started(supervisor)}"
+        f"{counted(supervisor['target'])}, {started(supervisor)}"
     )
     yield (
         f"{totals['requests']} requests answered; {totals['started']} workers started, "
         f"recycled: {_by_kind(totals['recycled'])}; died: {_by_kind(totals['died'])}; "
         f"could not start: {totals['boot_failures']}"
+    )
+    yield (
+        f"sessions recreated: {totals['sessions_recreated']}, "
+        f"closes prevented: {totals['closes_prevented']}, pool waits: {totals['pool_waits']}"
     )
 
 
@@ -82,13 +96,19 @@ def _by_kind(counts: dict[str, int]) -> str:
     return ", ".join(kinds) or "0"
 
 
-def _workers(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _rows(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
     rows = [[title for title, _ in COLUMNS]]
     rows += [[text(worker) for _, text in COLUMNS] for worker in workers]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
+
+
+def _replaced(workers: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for worker in workers:
+        if worker["reason"]:
+            yield f"worker {worker['number']} is to be replaced: it {worker['reason']}"
 
 
 def _events(state: dict[str, Any]) -> Iterator[str]:

@@ -42,7 +42,7 @@ def default_signals() -> None:
     Until a worker serves it has nothing to lose. From then on uvicorn handles SIGINT and SIGTERM,
     and raises them again after its drain.
     """
-    for name in ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGINT"):
+    for name in ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _ignore)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,7 +2,7 @@
 
 uvicorn closes idle keep-alive connections at once, unannounced, so each client's next request
 fails. Here every HTTP reply during the drain says `Connection: close`, and an idle connection is
-kept for one last request.
+kept for a while, for one last request.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from uvicorn.server import Server
 
 from litellm_resilience.supervisor.figures import NOTHING_HELD, nothing_held
 from litellm_resilience.supervisor.handshake import as_request
+from litellm_resilience.supervisor.quiet import Quiet, Waiting, counting
 
 if TYPE_CHECKING:
     import socket
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from litellm_resilience.supervisor.figures import Held
 
 CLOSE_HEADER = (b"connection", b"close")
+KEEP_HEADER = b"keep-alive"
 TICK = 0.1
 """Seconds between two looks, as in uvicorn's own loop."""
 TICKS_PER_LOOK = 10
@@ -30,8 +32,14 @@ ACCEPT_GRACE = 0.3
 """Seconds in which a connection that was accepted just before may still appear."""
 TLS_ACCEPT_GRACE = 2.0
 """The same where a connection appears only after its TLS handshake."""
+IDLE_GRACE = 5.0
+"""Seconds an idle connection is kept for one last request, unless it would be closed sooner anyway.
+
+The keep-alive timeout may be minutes: load balancers want it to be longer than their own."""
 STOP_IDLE_GRACE = 1.0
-"""Seconds an idle connection is kept for one last request when the whole server stops."""
+"""The same when the whole server stops."""
+REST_GRACE = 30.0
+"""Seconds in which something of a request must come that has begun to come."""
 CANCEL_GRACE = 1
 """Seconds for what is cancelled at the end of the drain timeout to unwind."""
 
@@ -46,12 +54,15 @@ class DrainingServer(Server):
     Attributes:
         drain_timeout: seconds.
         draining: whether the drain has begun.
+        idle_grace, rest_grace: seconds, see above.
         held: returns what there is to do beside the requests whose tasks it is given; without any,
             it does not look for tasks.
     """
 
     drain_timeout: float = 600.0
     draining: bool = False
+    idle_grace: float = IDLE_GRACE
+    rest_grace: float = REST_GRACE
     held: Callable[[Collection[Any] | None], Held] = staticmethod(nothing_held)
     _looked = NOTHING_HELD
 
@@ -60,7 +71,18 @@ class DrainingServer(Server):
         protocol = self.config.ws_protocol_class
         if isinstance(protocol, type):
             self.config.ws_protocol_class = as_request(protocol)
+        protocol = self.config.http_protocol_class
+        if isinstance(protocol, type):
+            self.config.http_protocol_class = counting(protocol)
+        self._say_how_long_connections_are_kept()
         await super().startup(sockets=sockets)
+
+    def _say_how_long_connections_are_kept(self) -> None:
+        """Let clients that heed it, such as Node's, not use a connection that is about to close."""
+        seconds = int(self.config.timeout_keep_alive)
+        if seconds > 0:
+            header = (KEEP_HEADER, f"timeout={seconds}".encode())
+            self.config.encoded_headers = [*self.config.encoded_headers, header]
 
     def look(self, counter: int) -> Held:
         """Return what there is to do beside requests; tasks are looked for once a second only.
@@ -85,10 +107,15 @@ class DrainingServer(Server):
         self.draining = True
         self._stop_accepting(sockets or [])
         self._forget_request_limit()
+        self.config.encoded_headers = _without_keep_alive(self.config.encoded_headers)
         await self._drain()
+        self.drained()
         if self.server_state.connections or self.server_state.tasks:
             self.config.timeout_graceful_shutdown = CANCEL_GRACE
         await super().shutdown(sockets=sockets)
+
+    def drained(self) -> None:
+        """Do what comes after the last reply, while all that has served it still lives."""
 
     def _stop_accepting(self, sockets: list[socket.socket]) -> None:
         for server in self.servers:
@@ -107,7 +134,7 @@ class DrainingServer(Server):
         began = loop.time()
         settled = began + (TLS_ACCEPT_GRACE if self.config.is_ssl else ACCEPT_GRACE)
         stop_asked = math.inf
-        idle_since: dict[Any, float] = {}
+        quiet = Quiet()
         counter = 0
         self._announce()
         while not self.force_exit:
@@ -122,17 +149,7 @@ class DrainingServer(Server):
                 state.connections or state.tasks or self.held(state.tasks).tasks
             ):
                 return
-            idle_since = {
-                connection: idle_since.get(connection, now)
-                for connection in state.connections
-                if is_idle(connection)
-            }
-            grace: float = self.config.timeout_keep_alive
-            if self.should_exit:
-                grace = min(grace, STOP_IDLE_GRACE)
-            for connection, since in idle_since.items():
-                if now - since >= grace:
-                    connection.shutdown()
+            quiet.end(state.connections, self._bounds, now)
             await asyncio.sleep(TICK)
             counter += 1
             await self.on_tick(counter)
@@ -143,6 +160,14 @@ class DrainingServer(Server):
         for connection in list(self.server_state.connections):
             if protocol is not None and isinstance(connection, protocol):
                 connection.shutdown()
+
+    @property
+    def _bounds(self) -> dict[Waiting, float]:
+        idle = STOP_IDLE_GRACE if self.should_exit else self.idle_grace
+        return {
+            Waiting.REQUEST: min(idle, self.config.timeout_keep_alive),
+            Waiting.REST: self.rest_grace,
+        }
 
     @property
     def _stop_timeout(self) -> float:
@@ -157,34 +182,35 @@ class DrainingServer(Server):
         """
         headers = self.server_state.default_headers
         if CLOSE_HEADER not in headers:
-            headers.append(CLOSE_HEADER)
+            headers[:] = [*_without_keep_alive(headers), CLOSE_HEADER]
         for connection in self.server_state.connections:
-            cycle = getattr(connection, "cycle", None)
-            if cycle is not None and not cycle.response_started:
-                own = cycle.default_headers
-                if CLOSE_HEADER not in own:
-                    cycle.default_headers = [*own, CLOSE_HEADER]
+            announce(connection)
 
 
-def is_idle(connection: Any) -> bool:
-    """Say whether an HTTP/1.1 connection of uvicorn neither serves nor receives a request.
+def announce(connection: Any) -> bool:
+    """Let the reply that a connection waits for say that it is the last.
 
     Args:
-        connection: a member of uvicorn's `ServerState.connections`. Of another protocol (WebSocket,
-            HTTP/2) it never counts as idle.
+        connection: a member of uvicorn's `ServerState.connections`.
+
+    Returns:
+        Whether it says so now; not if it has begun, if none is waited for, or if the connection is
+        not an HTTP/1.1 one.
     """
-    if not hasattr(connection, "cycle"):
+    cycle = getattr(connection, "cycle", None)
+    if cycle is None or cycle.response_started:
         return False
-    cycle = connection.cycle
-    if cycle is not None and not cycle.response_complete:
-        return False
-    return not _request_begun(connection, cycle)
+    if CLOSE_HEADER not in cycle.default_headers:
+        cycle.default_headers = [*_without_keep_alive(cycle.default_headers), CLOSE_HEADER]
+    return True
 
 
-def _request_begun(connection: Any, cycle: Any) -> bool:
-    """Say whether the first bytes of a request have come, but not all of its headers."""
-    parser: Any = getattr(connection, "conn", None)
-    if hasattr(parser, "trailing_data"):
-        return bool(parser.trailing_data[0])
-    scope = getattr(connection, "scope", None)
-    return scope is not None and (cycle is None or cycle.scope is not scope)
+def announced(connection: Any) -> bool:
+    """Say whether the reply that a connection waits for says that it is the last."""
+    cycle: Any = getattr(connection, "cycle", None)
+    pending = cycle is not None and not cycle.response_started
+    return pending and CLOSE_HEADER in cycle.default_headers
+
+
+def _without_keep_alive(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [header for header in headers if header[0] != KEEP_HEADER]

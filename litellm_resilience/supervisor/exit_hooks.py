@@ -76,7 +76,8 @@ def worker_hooks(limit: float = EXIT_TIMEOUT) -> Iterator[None]:
         status = end.code
         raise
     finally:
-        _run(limit, status if isinstance(status, int) else int(status is not None))
+        number = status if isinstance(status, int) else int(status is not None)
+        run(limit, lambda: _give_up(limit, number))
 
 
 def _leave_the_parents() -> None:
@@ -93,9 +94,14 @@ def _registered_finalizers() -> Any:
     return getattr(finalize, "_registry", ())
 
 
-def _run(limit: float, status: int) -> None:
-    """Do what the interpreter does at its end: wait for threads, then run the hooks."""
-    timer = threading.Timer(limit, _give_up, [limit, status])
+def run(limit: float, late: Callable[[], None]) -> None:
+    """Do what the interpreter does at its end: wait for threads, then run the hooks.
+
+    Args:
+        limit: seconds that this may take.
+        late: called in a thread if it takes longer; ends the process.
+    """
+    timer = threading.Timer(limit, late)
     timer.daemon = True
     timer.start()
     _threading._shutdown()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from litellm_resilience.supervisor.scoreboard import Row
 
+FIRST_REFUSAL, FIRST_ERROR = 400, 500
 LAG_WINDOW = 10.0
 """Seconds for which a delay of the event loop is remembered."""
 
@@ -45,6 +46,37 @@ def nothing_held(besides: Collection[Any] | None) -> Held:
     """Say that there is nothing to do, whatever is served."""
     del besides
     return NOTHING_HELD
+
+
+class Answering:
+    """An ASGI application that notes how each HTTP request is answered.
+
+    Args:
+        app: the application.
+        row: of this worker.
+    """
+
+    def __init__(self, app: Any, row: Row) -> None:
+        self._app = app
+        self._row = row
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        came = time.monotonic()
+
+        async def noting(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answered = self._row.answered
+                answered.seconds += time.monotonic() - came
+                answered.errors += message["status"] >= FIRST_ERROR
+                answered.refusals += FIRST_REFUSAL <= message["status"] < FIRST_ERROR
+                answered.replies += 1
+            await send(message)
+
+        await self._app(scope, receive, noting)
 
 
 class Figures:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.supervisor import exits, memory
+from litellm_resilience.supervisor.growth import Growth
 from litellm_resilience.supervisor.limits import MEGABYTE
-from litellm_resilience.supervisor.policy import Due, Worker, WorkerState
+from litellm_resilience.supervisor.policy import SERVING, Due, Worker, WorkerState
 from litellm_resilience.supervisor.scoreboard import REASON_LENGTH
+from litellm_resilience.supervisor.title import worker_name
+from litellm_resilience.supervisor.trial import Answered, Seen
 
 if TYPE_CHECKING:
     from litellm_resilience.supervisor.exits import Cause
@@ -19,8 +23,12 @@ if TYPE_CHECKING:
     from litellm_resilience.supervisor.link import Said, SupervisorEnd
     from litellm_resilience.supervisor.scoreboard import Scoreboard
 
+MUTE_MARGIN = 1.0
+"""Seconds that a worker is given to name by itself what blocks its event loop."""
 STACK_DUMP_SECONDS = 0.5
 """How long a worker that is about to be killed may print its stacks."""
+POSTPONED = "; postponed: enough workers drain"
+"""What the status adds to the reason."""
 
 
 class Handle:
@@ -42,8 +50,10 @@ class Handle:
         due: why it should be replaced; `reason` says it in words.
         killed_because: why it was killed, if it was.
         successor: the name of the worker that takes its place, if it is known.
+        postponed: whether its replacement waits until fewer workers drain.
         misunderstood: whether it has said something that means nothing.
         records_lost: how many records it held when it ended.
+        tells_growth: it is to tell what has grown whatever it is replaced for.
     """
 
     def __init__(
@@ -68,8 +78,10 @@ class Handle:
         self.reason = ""
         self.killed_because: str | None = None
         self.successor: str | None = None
+        self.postponed = False
         self.misunderstood = False
         self.records_lost = 0
+        self.tells_growth = False
         self._due_at = now
         self._board = board
         self.slot = slot
@@ -80,11 +92,12 @@ class Handle:
         self._turned = 0.0
         self._turned_at = now
         self._kill_at: float | None = None
+        self._told_mute = False
 
     @property
     def name(self) -> str:
         """How it is called in the log."""
-        return f"worker {self.number} (pid {self.process.pid})"
+        return worker_name(self.number, self.process.pid)
 
     @property
     def waitables(self) -> list[Any]:
@@ -107,9 +120,26 @@ class Handle:
         return self._row.requests
 
     @property
+    def seen(self) -> Seen:
+        """What a trial compares."""
+        counts = self._row.answered
+        answered = Answered(counts.replies, counts.errors, counts.refusals, counts.seconds)
+        return Seen(self.number, answered, self._row.in_flight)
+
+    @property
     def memory(self) -> int:
         """Resident memory in bytes when last looked at."""
         return self._row.memory
+
+    @property
+    def boot(self) -> float:
+        """Seconds it took to be ready; 0 before that."""
+        return 0.0 if self.ready_at is None else self.ready_at - self._row.started_at
+
+    @property
+    def growth(self) -> Growth | None:
+        """What it has told at its end of what it held more than at its fork."""
+        return Growth.decoded(self._row.growth)
 
     def lose_held_records(self) -> None:
         """Note at its end what it has not sent."""
@@ -120,6 +150,9 @@ class Handle:
         took = now - self.since
         self.state, self.since = state, now
         self._row.state = state
+        if state is WorkerState.RETIRING:
+            self.postponed = False
+            self._show_reason()
         if state is WorkerState.SERVING:
             self.ready_at = self._turned_at = self._row.ready_at = now
         return took
@@ -156,21 +189,58 @@ class Handle:
         return self.make_due(Due.REQUESTS, f"has answered {self.requests} requests", now)
 
     def make_due(self, due: Due, reason: str, now: float) -> bool:
-        """Note why it should be replaced, unless there is a reason already; say whether not."""
-        if self.due is not None:
+        """Note why it should be replaced; say whether that was news.
+
+        A reason that is there already stays, but for memory, which does not wait.
+        """
+        if self.due is not None and (due is not Due.MEMORY or self.due is Due.MEMORY):
             return False
         self.due, self.reason, self._due_at = due, reason, now
-        self._row.reason = reason.encode()[:REASON_LENGTH]
+        self._show_reason()
         return True
+
+    def postpone(self) -> None:
+        """Note that its replacement waits until fewer workers drain."""
+        self.postponed = True
+        self._show_reason(POSTPONED)
+
+    def _show_reason(self, addition: str = "") -> None:
+        self._row.reason = f"{self.reason}{addition}".encode()[:REASON_LENGTH]
 
     def forgive(self, seconds: float) -> None:
         """Do not count a time in which the supervisor itself stood still."""
         self._turned_at += seconds
         self.since += seconds
 
+    def mute_for(self, now: float, slow_callback: float) -> float:
+        """Return how long its event loop is blocked without a thread of it saying so, in seconds.
+
+        It is told once; before and after that 0 is returned.
+
+        Args:
+            now: seconds of the supervisor's clock.
+            slow_callback: seconds after which a thread of it would say so; 0 if none would.
+        """
+        serves = self.state in SERVING
+        watches = slow_callback and self._row.watched_at
+        silent = self._row.watched_at < self._row.turned_at + slow_callback
+        stands_still = now - self._turned_at
+        if self._told_mute or not (serves and watches and silent):
+            return 0.0
+        self._told_mute = stands_still > slow_callback + MUTE_MARGIN
+        return stands_still if self._told_mute else 0.0
+
+    def print_stacks(self) -> bool:
+        """Have it print the stacks of its threads; say whether it can."""
+        pid = self.process.pid
+        can = pid is not None and _catches(pid, "SIGQUIT")
+        if can:
+            self.signal(signal.SIGQUIT)
+        return can
+
     def drain(self) -> None:
         """Tell it to drain."""
-        self.link.drain()
+        self.link.drain(tell=self.tells_growth or self.due is Due.MEMORY)
 
     def stop(self) -> None:
         """Ask it to end soon: the drain that a signal begins."""
@@ -233,4 +303,15 @@ class Handle:
             due_at=self._due_at,
             memory=self.memory,
             doomed=self.killed_because is not None,
+            postponed=self.postponed,
         )
+
+
+def _catches(pid: int, name: str) -> bool:
+    """Say whether a process has a handler for a signal; where that is unknown it has none."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(caught >> (getattr(signal, name) - 1) & 1)

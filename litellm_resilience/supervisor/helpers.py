@@ -104,7 +104,9 @@ class Helpers:
     def __init__(self, keep: Collection[str] = ()) -> None:
         prctl.become_subreaper()
         self._keep = frozenset(keep)
-        self._spared = {process.identity for process in Table().below(os.getpid())}
+        table = Table()
+        self._own = {child.identity for child in table.children(os.getpid())}
+        self._spared = {process.identity for process in table.below(os.getpid())}
         self._newcomers: set[str] = set()
         self._unclaimed: dict[str, float] = {}
         self._owners: dict[str, str] = {}
@@ -112,6 +114,16 @@ class Helpers:
         self._living: dict[int, str] = {}
         self._deadlines: dict[str, float] = {}
         self._look_at = 0.0
+
+    def spare(self, pid: int) -> None:
+        """Leave a process alone that no worker has started.
+
+        Args:
+            pid: its number.
+        """
+        process = _process(pid)
+        if process is not None:
+            self._spared.add(process.identity)
 
     def busy(self, now: float) -> bool:
         """Say whether helpers without a worker are still being ended."""
@@ -163,7 +175,7 @@ class Helpers:
             if owner is not None:
                 self._owners[orphan.identity] = owner
                 roots.append((orphan.pid, owner))
-            elif orphan.dead and orphan.identity not in self._spared:
+            elif orphan.dead and orphan.identity not in self._own:
                 reap_at = self._unclaimed.setdefault(orphan.identity, now + UNCLAIMED)
                 if now >= reap_at:
                     _reap(orphan)
@@ -175,6 +187,7 @@ class Helpers:
             for identity in noted.keys() - there:
                 del noted[identity]
         self._spared &= there
+        self._own &= there
         self._newcomers &= there
         self._marks = {m: name for m, name in self._marks.items() if name in living.values()}
 
@@ -273,17 +286,17 @@ def end_own(keep: Collection[str] = ()) -> None:
         _end_all(lambda: _below_or_marked(itself, keep))
 
 
-def end_marked(mark: str, keep: Collection[str] = ()) -> list[Process]:
-    """End what carries a mark, waiting for it up to a second; reap what has become ours.
+def end_marked(belongs: Callable[[str], bool], keep: Collection[str] = ()) -> list[Process]:
+    """End what carries certain marks, waiting for it up to a second; reap what has become ours.
 
     Args:
-        mark: of a worker that has ended.
+        belongs: says whether a mark is one of them.
         keep: names of helpers that may outlive it.
 
     Returns:
         What had to be ended.
     """
-    ended = _end_all(lambda: _marked(Table(), mark, keep))
+    ended = _end_all(lambda: _marked(Table(), belongs, keep))
     for process in ended:
         _reap(process)
     return ended
@@ -293,14 +306,14 @@ def _below_or_marked(worker: Process, keep: Collection[str]) -> list[Process]:
     table = Table()
     found = table.below(worker.pid, lambda process: kept(process, keep))
     # An orphan is below the supervisor, if that still lives.
-    return list({*found, *_marked(table, worker.identity, keep)} - {worker})
+    return list({*found, *_marked(table, worker.identity.__eq__, keep)} - {worker})
 
 
-def _marked(table: Table, mark: str, keep: Collection[str]) -> list[Process]:
+def _marked(table: Table, belongs: Callable[[str], bool], keep: Collection[str]) -> list[Process]:
     return [
         process
         for process in table.all.values()
-        if mark_of(process.pid) == mark and not kept(process, keep)
+        if belongs(mark_of(process.pid) or "") and not kept(process, keep)
     ]
 
 

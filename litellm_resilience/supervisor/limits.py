@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from litellm_resilience.supervisor.jitter import draw
@@ -40,6 +41,8 @@ class Recycling:
         requests_jitter: how many more, at most.
         memory_mb: resident memory in MiB, at most.
         lifetime: seconds since the worker was ready, at most.
+        within_group: keep all workers together within the memory limit of their group of processes.
+        group_root: where that limit is looked up; another place in tests.
         jitter: the part of `memory_mb` and `lifetime` that the draw may take off, 0 to below 1.
     """
 
@@ -48,11 +51,14 @@ class Recycling:
     memory_mb: int | None = None
     lifetime: float | None = None
     jitter: float = 0.1
+    within_group: bool = False
+    group_root: Path = Path("/")
 
     @property
     def any(self) -> bool:
         """Whether there is a limit at all."""
-        return any(limit is not None for limit in (self.requests, self.memory_mb, self.lifetime))
+        limits = (self.requests, self.memory_mb, self.lifetime)
+        return self.within_group or any(limit is not None for limit in limits)
 
     def draw(self, source: random.Random) -> Limits:
         """Return the limits of one worker."""

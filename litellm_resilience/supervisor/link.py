@@ -44,6 +44,8 @@ class Told(Enum):
     """What a worker is told."""
 
     DRAIN = b"d"
+    DRAIN_AND_TELL = b"t"
+    """To drain, and then to tell what has grown since the fork."""
     GONE = b""
     """The supervisor has ended."""
 
@@ -81,10 +83,14 @@ class SupervisorEnd:
             messages.append(Said.UNKNOWN)
         return messages
 
-    def drain(self) -> None:
-        """Tell the worker to drain."""
+    def drain(self, *, tell: bool = False) -> None:
+        """Tell the worker to drain.
+
+        Args:
+            tell: and to tell what has grown.
+        """
         with contextlib.suppress(OSError):
-            self.connection.send_bytes(Told.DRAIN.value)
+            self.connection.send_bytes((Told.DRAIN_AND_TELL if tell else Told.DRAIN).value)
 
     def close(self) -> None:
         """Close this end."""

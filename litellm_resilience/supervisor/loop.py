@@ -11,16 +11,22 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litellm_resilience.supervisor import policy
+from litellm_resilience.supervisor import exits, policy
 from litellm_resilience.supervisor.figures import nothing_held
 from litellm_resilience.supervisor.handle import Handle
+from litellm_resilience.supervisor.headroom import GroupWatch
 from litellm_resilience.supervisor.helpers import Helpers
+from litellm_resilience.supervisor.journal import counted
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
-from litellm_resilience.supervisor.policy import Due, WorkerState
+from litellm_resilience.supervisor.policy import SERVING, Due, WorkerState
 from litellm_resilience.supervisor.restarts import Restarts
+from litellm_resilience.supervisor.takeover import UpgradeError
+from litellm_resilience.supervisor.trial import Trial
+from litellm_resilience.supervisor.upgrade import Upgrade
 from litellm_resilience.supervisor.worker import Assignment
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ SUSPENDED_GAP = 5.0
 """A gap between two looks that means the supervisor was suspended, in seconds."""
 STOP_MARGIN = 10.0
 """Seconds that a worker may take to shut its application down after its drain and flush."""
+DRAINING, STOPPING = "draining", "stopping"
 
 
 class Service(Protocol):
@@ -65,6 +72,8 @@ class Service(Protocol):
         """End with the supervisor."""
 
 
+UPGRADE_BOOTS = 2
+"""A new proxy has this many times the boot timeout: for its command, and for its workers."""
 TEMPLATE_LOST = "the template has ended and could not be loaded again"
 
 
@@ -81,6 +90,7 @@ class Plan:
         keep_helpers: names of processes that may outlive the worker that started them.
         held: returns what a worker has to do beside the requests whose tasks it is given; called
             there.
+        balanced: whether workers take connections by share.
     """
 
     workers: int
@@ -90,6 +100,7 @@ class Plan:
     ended: Callable[[int], None]
     keep_helpers: frozenset[str] = field(default_factory=frozenset)
     held: Callable[[Collection[Any] | None], Held] = nothing_held
+    balanced: bool = True
 
 
 class Supervisor:
@@ -102,9 +113,16 @@ class Supervisor:
         launcher: starts a worker process.
         journal: told every event.
         board: where workers write about themselves.
-        services: what else is done here.
         clock: monotonic time in seconds.
         source: what limits are drawn with.
+
+    Attributes:
+        services: what else is done here.
+        ending: "draining" or "stopping" once it has been asked to end.
+        rolls: how often all workers were to be replaced.
+        reloads: how often that was asked for.
+        taken_back: how often the first new worker of a reload has not done well.
+        exit_status: what the command ends with.
     """
 
     def __init__(
@@ -116,7 +134,6 @@ class Supervisor:
         journal: Journal,
         *,
         board: Scoreboard,
-        services: Sequence[Service] = (),
         clock: Callable[[], float] = time.monotonic,
         source: random.Random | None = None,
     ) -> None:
@@ -126,10 +143,14 @@ class Supervisor:
         self._launcher = launcher
         self._journal = journal
         self._board = board
-        self._services = services
+        self.services: Sequence[Service] = ()
+        self._group: GroupWatch | None = None
+        if plan.recycling.within_group:
+            restarting, root = plan.settings.max_restarting, plan.recycling.group_root
+            self._group = GroupWatch(restarting, journal, Path(root))
         self._clock = clock
         self._random = source or random.Random()
-        self._set_target(plan.workers)
+        self.set_target(plan.workers)
         self._workers: list[Handle] = []
         self._helpers = Helpers(plan.keep_helpers)
         self._started = 0
@@ -138,7 +159,17 @@ class Supervisor:
         self._boot_failure: int | None = None
         self._signals: deque[int] = deque()
         self._wake, self._waker = socket.socketpair()
-        self._stop_deadline: float | None = None
+        self.ending: str | None = None
+        self.rolls = self.reloads = self.taken_back = 0
+        self._trial: Trial | None = None
+        self._why = ""
+        self._stop_deadline = math.inf
+        settings = plan.settings
+        self._upgrade = Upgrade(
+            UPGRADE_BOOTS * settings.boot_timeout,
+            settings.drain_timeout + settings.flush_timeout + STOP_MARGIN,
+            journal.upgrade_failed,
+        )
         self._looked_at = clock()
         self.exit_status = 0
 
@@ -155,10 +186,12 @@ class Supervisor:
             finally:
                 for worker in self._workers:
                     worker.kill_now()
+                self._upgrade.kill()
                 self._helpers.kill()
-                for service in self._services:
+                for service in self.services:
                     service.end()
                 self._launcher.end()
+                self._upgrade.hold(self._signals)
         self._journal.stopped()
         return self.exit_status
 
@@ -173,23 +206,42 @@ class Supervisor:
 
     def _step(self) -> bool:
         """Do everything there is to do now; say whether anything is left to supervise."""
-        now = self._clock()
+        now = self._board.totals.turned_at = self._clock()
         self._forgive_suspension(now)
         while self._signals:
             self._handle_signal(self._signals.popleft(), now)
         for worker in list(self._workers):
             self._check(worker, now)
-        if self._stop_deadline is not None:
+        self._look_at_group(now)
+        if self._upgrade.look(now) and not self.ending:
+            self._hand_over(now)
+        if self.ending:
             self._kill_after_deadline(now)
         else:
+            if self._trial is not None:
+                self._look_at(self._trial, now)
             for action in policy.decide(now, self._views(), self._plan.settings, self._demand()):
                 self._perform(action, now)
-        for service in self._services:
+        for service in self.services:
             self._attend(service, now)
+        for pid in self._upgrade.heirs():
+            self._helpers.spare(pid)
         living = {w.process.pid: w.name for w in self._workers if w.process.pid is not None}
         for left in self._helpers.look(now, living):
             self._journal.left(left)
-        return self._stop_deadline is None or bool(self._workers) or self._helpers.busy(now)
+        busy = bool(self._workers) or self._helpers.busy(now) or self._upgrade.under_way
+        return busy or not self.ending
+
+    def _look_at_group(self, now: float) -> None:
+        """Make the largest worker due before all together reach the memory limit."""
+        if self._group is None:
+            return
+        found = self._group.look(now, self._workers)
+        self._board.totals.memory_is_short = self._group.short
+        if found is not None:
+            worker, reason = found
+            if worker.make_due(Due.MEMORY, reason, now):
+                self._journal.due(worker, now - (worker.ready_at or now))
 
     def _attend(self, service: Service, now: float) -> None:
         """Let something else do its work here; a fault in it is not the workers'."""
@@ -207,6 +259,7 @@ class Supervisor:
             start_not_before=self._restarts.not_before,
             ever_ready=self._ever_ready,
             boot_failed=self._boot_failure is not None,
+            trial=self._trial is not None,
         )
 
     def _forgive_suspension(self, now: float) -> None:
@@ -226,6 +279,9 @@ class Supervisor:
         worker.kill_if_due(now)
         if worker.observe(now):
             self._journal.due(worker, now - (worker.ready_at or now))
+        mute_for = worker.mute_for(now, self._plan.settings.slow_callback)
+        if mute_for:
+            self._journal.mute(worker, mute_for, stacks=worker.print_stacks())
 
     def _handle_message(self, worker: Handle, message: Said, now: float) -> None:
         if message is Said.READY and worker.state is WorkerState.BOOTING:
@@ -234,7 +290,7 @@ class Supervisor:
             self._journal.ready(worker, seconds)
             self._restarts.ready()
             self._ever_ready = True
-            if self._stop_deadline is not None:
+            if self.ending:
                 worker.stop()
         elif message is Said.LIMIT:
             if worker.state is WorkerState.SERVING and worker.reached_request_limit(now):
@@ -250,11 +306,12 @@ class Supervisor:
     def _note_end(self, worker: Handle, now: float) -> None:
         self._workers.remove(worker)
         worker.lose_held_records()
+        self._journal.grew(worker)
         totals = self._board.totals
         if worker.state is WorkerState.DRAINING and worker.ended_as_asked:
             totals.drain.observe(now - worker.since)
             self._journal.drained(worker, now - worker.since)
-        elif worker.state is WorkerState.DRAINING or self._stop_deadline is not None:
+        elif worker.state is WorkerState.DRAINING or self.ending:
             if not worker.ended_as_asked:
                 totals.count_died(worker.cause)
                 self._journal.lost(worker)
@@ -265,6 +322,9 @@ class Supervisor:
         else:
             totals.count_died(worker.cause)
             self._journal.died(worker, self._restarts.died(now, now - worker.ready_at))
+        if self._trial is not None and worker.number >= self._trial.first:
+            end = exits.describe(worker.process.exitcode, worker.killed_because)
+            self._take_back(f"{worker.name} {end}", now)
         try:
             self._plan.ended(worker.slot)
         finally:
@@ -277,12 +337,15 @@ class Supervisor:
             self._journal.gave_up()
             failure = self._boot_failure or 0
             self.exit_status = failure if failure > 0 else 1
-            self._stop(now)
+            self.stop(now)
         else:
             worker = next(w for w in self._workers if w.number == action.number)
             if isinstance(action, policy.Retire):
                 worker.enter(WorkerState.RETIRING, now)
                 self._journal.retiring(worker)
+            elif isinstance(action, policy.Postpone):
+                worker.postpone()
+                self._journal.postponed(worker)
             elif isinstance(action, policy.Drain):
                 worker.successor = self._newest()
                 if worker.due is not None:
@@ -343,6 +406,10 @@ class Supervisor:
             request_limit=limits.requests,
             drain_timeout=self._plan.settings.drain_timeout,
             keep_helpers=self._plan.keep_helpers,
+            slow_callback=self._plan.settings.slow_callback,
+            watch_replies=self._plan.settings.reload_trial > 0,
+            log=self._journal.log,
+            balanced=self._plan.balanced,
         )
         try:
             return self._launcher.start(assignment, [link.supervisor, *self._resources()])
@@ -354,52 +421,217 @@ class Supervisor:
 
     def _resources(self) -> list[Any]:
         links = (worker.link for worker in self._workers)
-        return [self._wake, self._waker, *links, *self._services]
+        return [self._wake, self._waker, self._upgrade, *links, *self.services]
 
     def _handle_signal(self, number: int, now: float) -> None:
         name = signal.Signals(number).name
+        self._upgrade.forward(number)
         if name in ("SIGTERM", "SIGINT", "SIGBREAK"):
-            if self._stop_deadline is None:
+            if self.ending != STOPPING:
                 self._journal.asked(f"{name}: stopping")
-                self._stop(now)
+                self.stop(now)
             elif name == "SIGINT":
                 self._journal.asked("SIGINT again: stopping at once")
                 self._stop_deadline = now
-        elif self._stop_deadline is not None:
+        elif self.ending:
             return
+        elif name == "SIGUSR2":
+            try:
+                self._journal.asked(f"{name}: {self.upgrade()}")
+            except UpgradeError as error:
+                self._journal.asked(f"{name}: no upgrade: {error}")
         elif name == "SIGHUP":
-            self._journal.asked(f"{name}: replacing all workers")
-            for worker in self._workers:
-                worker.make_due(Due.ROLL, "started before the SIGHUP", now)
+            self._journal.asked(
+                f"{name}: replacing all workers; code and prices are not read again (SIGUSR2)"
+            )
+            self.reload("started before the SIGHUP", now)
         else:
             step = 1 if name == "SIGTTIN" else -1
-            self._set_target(max(1, self._target + step))
-            self._journal.asked(f"{name}: {self._target} workers from now on")
+            self.set_target(max(1, self._target + step))
+            self._journal.asked(f"{name}: {counted(self._target)} from now on")
 
-    def _set_target(self, workers: int) -> None:
+    @property
+    def most_workers(self) -> int:
+        """How many there is room for on the scoreboard, as many that drain besides."""
+        return self._board.capacity // 2
+
+    def set_target(self, workers: int) -> None:
+        """Set how many workers should serve."""
         self._target = self._board.totals.target = workers
 
-    def _stop(self, now: float) -> None:
+    def reload(self, why: str, now: float) -> list[int]:
+        """Have all workers replaced, if a new one does well; see `roll`."""
+        self.reloads += 1
+        seconds = self._plan.settings.reload_trial
+        old = [w for w in self._workers if w.state in SERVING]
+        if not seconds or not old:
+            return self.roll(why, now)
+        if self._trial is not None:
+            self._drain_from(self._trial.first, now)
+        self.rolls += 1
+        self._why = why
+        self._trial = Trial(seconds, self._started + 1)
+        self._journal.trying(self._trial)
+        return [worker.number for worker in old]
+
+    def _look_at(self, trial: Trial, now: float) -> None:
+        """Roll on if new workers have done well, or take the reload back."""
+        why = trial.look(now, [w.seen for w in self._workers if w.state in SERVING])
+        if why is not None:
+            self._take_back(why, now)
+        elif trial.is_over(now):
+            self._trial = None
+            self._journal.tried(trial)
+            self.roll(self._why, now, trial.first)
+
+    def _take_back(self, why: str, now: float) -> None:
+        """Keep the workers of before, if there are any."""
+        trial, self._trial = self._trial, None
+        old = trial is not None and any(
+            w.number < trial.first and w.state in SERVING for w in self._workers
+        )
+        if trial is None or not old:
+            return
+        self.taken_back += 1
+        self._journal.taken_back(why)
+        self._drain_from(trial.first, now)
+
+    def _drain_from(self, number: int, now: float) -> None:
+        """End the workers from a number on."""
+        for worker in self._workers:
+            if worker.number >= number and worker.state is not WorkerState.DRAINING:
+                booting = worker.state is WorkerState.BOOTING
+                worker.enter(WorkerState.DRAINING, now)
+                worker.stop() if booting else worker.drain()
+
+    def roll(self, why: str, now: float, before: float = math.inf) -> list[int]:
+        """Have all workers replaced that do not drain; return their numbers.
+
+        Args:
+            why: the reason, to follow "worker 1".
+            now: seconds of the supervisor's clock.
+            before: only those that have lower numbers.
+        """
+        self.rolls += 1
+        living = [w for w in self._workers if w.state is not WorkerState.DRAINING]
+        chosen = [w for w in living if w.number < before]
+        for worker in chosen:
+            worker.make_due(Due.ROLL, why, now)
+        return [worker.number for worker in chosen]
+
+    @property
+    def started(self) -> int:
+        """How many workers have been started."""
+        return self._started
+
+    @property
+    def rolling(self) -> bool:
+        """Whether a worker serves that an operator wants replaced."""
+        serving = (w for w in self._workers if w.state is not WorkerState.DRAINING)
+        return self._trial is not None or any(worker.due is Due.ROLL for worker in serving)
+
+    def recycle(self, number: int, why: str, now: float) -> str | None:
+        """Have one worker replaced.
+
+        Args:
+            number: the worker's.
+            why: as for `roll`.
+            now: seconds of the supervisor's clock.
+
+        Returns:
+            Its name; None if there is no such worker that could be replaced.
+        """
+        for worker in self._workers:
+            if worker.number == number and worker.state is not WorkerState.DRAINING:
+                worker.tells_growth = True
+                worker.make_due(Due.ROLL, why, now)
+                return worker.name
+        return None
+
+    def upgrade(self, program: Path | None = None) -> str:
+        """Start a new proxy, which takes over when all its workers serve.
+
+        Args:
+            program: another `litellm-resilient` or virtual environment; None for the same command.
+
+        Returns:
+            What was started.
+
+        Raises:
+            UpgradeError: nothing was.
+        """
+        sockets = self._sockets if self._ever_ready and not self.ending else ()
+        started = self._upgrade.start(self._clock(), sockets, program)
+        if self._upgrade.pid is not None:
+            self._helpers.spare(self._upgrade.pid)
+        return f"started {started}, which takes over when all its workers serve"
+
+    def _hand_over(self, now: float) -> None:
+        """Give way to a new proxy that is ready."""
+        pid, took = self._upgrade.pid, now - self._upgrade.began
+        self._journal.asked(f"Upgrade: process {pid} is ready after {took:.2f} s and takes over")
+        for service in self.services:
+            try:
+                service.end()
+            except Exception:  # noqa: PERF203 - each must end
+                self._journal.failed()
+        self.services = ()
+        self._upgrade.hand_over()
+        self.drain(now)
+
+    def drain(self, now: float) -> float:
+        """Accept nothing new, and end when everything is answered.
+
+        Returns:
+            How many seconds that may take.
+        """
+        self.ending = DRAINING
+        left = self._end_within(self._plan.settings.drain_timeout, now)
+        for worker in self._workers:
+            if worker.state is WorkerState.BOOTING:
+                worker.stop()
+            else:
+                worker.drain()
+        return left
+
+    def stop(self, now: float) -> float:
+        """End as uvicorn does at a SIGTERM, also if it drains already.
+
+        Returns:
+            How many seconds that may take.
+        """
+        if self.ending == STOPPING:
+            return self._stop_deadline - now
+        self.ending = STOPPING
         timeout = self._config.timeout_graceful_shutdown
         grace = self._plan.settings.drain_timeout if timeout is None else timeout
-        self._stop_deadline = now + grace + self._plan.settings.flush_timeout + STOP_MARGIN
+        left = self._end_within(grace, now)
+        for worker in self._workers:
+            worker.stop()
+        return left
+
+    def _end_within(self, seconds: float, now: float) -> float:
+        latest = now + seconds + self._plan.settings.flush_timeout + STOP_MARGIN
+        self._stop_deadline = min(latest, self._stop_deadline)
+        self._upgrade.abandon(now)
+        self._board.totals.ending = 1
         # Whoever connects now is refused, instead of waiting for nobody until the end.
         for listener in self._sockets:
             listener.close()
-        for worker in self._workers:
-            worker.stop()
+        return self._stop_deadline - now
 
     def _kill_after_deadline(self, now: float) -> None:
-        if self._stop_deadline is not None and now >= self._stop_deadline:
+        if now >= self._stop_deadline:
             for worker in self._workers:
                 worker.kill_now()
+            self._upgrade.kill()
 
     def _wait(self) -> bool:
         """Sleep until a worker says something or ends, a signal comes, or it is time to look."""
-        waiting: list[Any] = [self._wake]
+        waiting: list[Any] = [self._wake, *self._upgrade.waitables]
         for worker in self._workers:
             waiting += worker.waitables
-        for service in self._services:
+        for service in self.services:
             waiting += service.waitables
         pause = self._restarts.not_before - self._clock()
         timeout = min(LOOK_INTERVAL, pause if pause > 0 else math.inf)
@@ -411,7 +643,7 @@ class Supervisor:
     @contextlib.contextmanager
     def _handling_signals(self) -> Iterator[None]:
         """Put signals in a queue and wake the loop; nothing else happens in a handler."""
-        names = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP", "SIGTTIN", "SIGTTOU")
+        names = ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR2")
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         self._wake.setblocking(False)
         self._waker.setblocking(False)

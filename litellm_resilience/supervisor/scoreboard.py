@@ -26,12 +26,19 @@ if TYPE_CHECKING:
 
 CAPACITY = 256
 """How many workers there can be at once, draining ones included, unless more are wanted."""
+GROWTH_LENGTH = 8191
+"""How many bytes are kept of what a worker tells of its growth."""
 REASON_LENGTH = 80
 """How many bytes are kept of why a worker is to be replaced."""
 SINKS = 8
 """How many sinks of records a worker names; what it holds for more is counted with the last."""
 SINK_LENGTH = 32
 """How many bytes are kept of the name of a sink."""
+BLOCKERS = 8
+"""How many modules that block its event loop a worker names; all others are counted as `other`."""
+BLOCKER_LENGTH = 64
+"""How many bytes are kept of the name of such a module."""
+OTHER = b"other"
 STATES = tuple(WorkerState)
 DUES = tuple(Due)
 CAUSES = tuple(Cause)
@@ -59,6 +66,21 @@ class Counts(ctypes.Structure):
 COUNTED = tuple(name for name, *_ in Counts._fields_)
 
 
+class AnsweredCounts(ctypes.Structure):
+    """What a worker has answered; see `trial.Answered`."""
+
+    _fields_ = (
+        ("replies", ctypes.c_uint64),
+        ("errors", ctypes.c_uint64),
+        ("refusals", ctypes.c_uint64),
+        ("seconds", ctypes.c_double),
+    )
+    replies: int
+    errors: int
+    refusals: int
+    seconds: float
+
+
 class SinkRecords(ctypes.Structure):
     """The records of a worker for one sink."""
 
@@ -71,6 +93,16 @@ class SinkRecords(ctypes.Structure):
     """Empty while no sink has it."""
     held: int
     lost: int
+    """Including by the earlier workers of this row."""
+
+
+class Blocker(ctypes.Structure):
+    """A module that has blocked the event loop."""
+
+    _fields_ = (("name", ctypes.c_char * BLOCKER_LENGTH), ("times", ctypes.c_uint64))
+    name: bytes
+    """Empty while no module has it."""
+    times: int
     """Including by the earlier workers of this row."""
 
 
@@ -90,10 +122,17 @@ class Row(ctypes.Structure):
         ("before", Counts),
         ("turned_at", ctypes.c_double),
         ("in_flight", ctypes.c_uint64),
+        ("accepting", ctypes.c_uint64),
+        ("connections", ctypes.c_uint64),
+        ("load", ctypes.c_uint64),
         ("lag", ctypes.c_double),
         ("session_generation", ctypes.c_uint64),
         ("counts", Counts),
+        ("answered", AnsweredCounts),
         ("sinks", SinkRecords * SINKS),
+        ("growth", ctypes.c_char * (GROWTH_LENGTH + 1)),
+        ("watched_at", ctypes.c_double),
+        ("blockers", Blocker * BLOCKERS),
     )
     number: int
     generation: int
@@ -113,11 +152,22 @@ class Row(ctypes.Structure):
     turned_at: float
     """From here on, the worker writes."""
     in_flight: int
+    accepting: int
+    """1 while it takes connections by share."""
+    connections: int
+    load: int
+    """What its share is measured by."""
     lag: float
     session_generation: int
     counts: Counts
+    answered: AnsweredCounts
     sinks: ctypes.Array[SinkRecords]
     """After the worker's end the supervisor writes these."""
+    growth: bytes
+    """What the worker has told at its end, as `growth` encodes it."""
+    watched_at: float
+    """When a thread of the worker last looked whether the loop turns."""
+    blockers: ctypes.Array[Blocker]
 
     @property
     def state(self) -> WorkerState | None:
@@ -175,6 +225,17 @@ class Row(ctypes.Structure):
                 return sink
         return self.sinks[SINKS - 1]
 
+    def count_block(self, module: str) -> None:
+        """Count that a module has blocked the event loop."""
+        encoded = module.encode(errors="replace")[: BLOCKER_LENGTH - 1]
+        for blocker in self.blockers[: BLOCKERS - 1]:
+            if blocker.name in (encoded, b""):
+                break
+        else:
+            blocker, encoded = self.blockers[BLOCKERS - 1], OTHER
+        blocker.name = encoded
+        blocker.times += 1
+
     @property
     def own_counts(self) -> dict[str, int]:
         """What its worker has counted, without the earlier ones."""
@@ -196,10 +257,13 @@ class Totals(ctypes.Structure):
     """What the supervisor counts."""
 
     _fields_ = (
+        ("turned_at", ctypes.c_double),
+        ("ending", ctypes.c_uint64),
         ("target", ctypes.c_uint64),
         ("start_method_code", ctypes.c_uint64),
         ("template_pid", ctypes.c_int64),
         ("metrics_place", ctypes.c_uint64),
+        ("memory_is_short", ctypes.c_bool),
         ("started", ctypes.c_uint64),
         ("boot_failures", ctypes.c_uint64),
         ("recycled", ctypes.c_uint64 * len(DUES)),
@@ -207,6 +271,10 @@ class Totals(ctypes.Structure):
         ("boot", _histogram(BOOT_SECONDS)),
         ("drain", _histogram(DRAIN_SECONDS)),
     )
+    turned_at: float
+    """When the supervisor last turned, in seconds of the monotonic clock."""
+    ending: int
+    """1 once it has been asked to end."""
     target: int
     """How many workers should serve."""
     start_method_code: int
@@ -214,6 +282,8 @@ class Totals(ctypes.Structure):
     """Written by the template, 0 without one."""
     metrics_place: int
     """Tells this supervisor's metric files from those of others in the same directory."""
+    memory_is_short: bool
+    """Workers should not keep connections alive."""
     started: int
     boot_failures: int
     recycled: Any
@@ -292,10 +362,19 @@ class Scoreboard:
         """Make an empty one with room for these workers, their replacements, and more."""
         return cls.create(context, max(CAPACITY, 4 * workers))
 
+    @property
+    def capacity(self) -> int:
+        """How many workers there can be at once."""
+        return len(self._rows)
+
     def row(self, slot: int) -> Row:
         """Return one row."""
         found: Row = self._rows[slot]
         return found
+
+    def rows(self) -> list[Row]:
+        """Return all rows, in use or not."""
+        return list(self._rows)
 
     def claim(self) -> int:
         """Return the number of a row for one more worker, which may keep it until `release`.
@@ -308,10 +387,12 @@ class Scoreboard:
                 row.generation += 1
                 row.before = row.counts
                 row.state = WorkerState.BOOTING
-                row.reason = b""
+                row.reason = row.growth = b""
+                row.answered = AnsweredCounts()
                 row.pid = row.number = row.request_limit = row.memory = 0
                 row.in_flight = row.session_generation = 0
-                row.started_at = row.ready_at = row.turned_at = row.lag = 0.0
+                row.started_at = row.ready_at = row.turned_at = row.lag = row.watched_at = 0.0
+                row.accepting = row.connections = row.load = 0
                 return slot
         raise BlockingIOError(errno.EAGAIN, f"all {len(self._rows)} rows for workers are in use")
 
@@ -323,6 +404,15 @@ class Scoreboard:
                 if sink.lost:
                     lost[sink.name.decode(errors="replace")] += sink.lost
         return dict(lost)
+
+    def blocks(self) -> dict[str, int]:
+        """Return how often an event loop was blocked, by the module that did it."""
+        times = Counter[str]()
+        for row in self._rows:
+            for blocker in row.blockers:
+                if blocker.times:
+                    times[blocker.name.decode(errors="replace")] += blocker.times
+        return dict(times)
 
     def release(self, slot: int) -> None:
         """Give a row back; its counts stay."""

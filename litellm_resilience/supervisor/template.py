@@ -19,7 +19,7 @@ from dataclasses import fields
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litellm_resilience.supervisor import exit_hooks
+from litellm_resilience.supervisor import exit_hooks, growth
 from litellm_resilience.supervisor.child import default_signals
 from litellm_resilience.supervisor.launch import Forking, Spawning
 from litellm_resilience.supervisor.link import WorkerEnd
@@ -321,6 +321,7 @@ def serve(
         if obstacle is not None:
             _say(control, UNFIT, obstacle)
             return
+        growth.note()
         share_memory()
         board.totals.template_pid = os.getpid()
         _say(control, READY)

@@ -24,3 +24,13 @@ def name_process(role: str) -> None:
         command = " ".join(sys.orig_argv)
         importlib.import_module("setproctitle").setproctitle(f"{name}: {command}")
     prctl.set_name(name)
+
+
+def worker_name(number: int, pid: int | None) -> str:
+    """Return what a worker is called in the log.
+
+    Args:
+        number: identifies it.
+        pid: its process id.
+    """
+    return f"worker {number} (pid {pid})"

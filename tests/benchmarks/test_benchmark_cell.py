@@ -24,7 +24,7 @@ CELL = Cell("installed", workers=1)
 
 
 def test_our_side_answers_both_loads_from_one_start() -> None:
-    found = measure(RESILIENT, LOAD.options("resilient"), CELL, LOAD)
+    found = measure(RESILIENT, LOAD.options("resilient", CELL.line), CELL, LOAD)
     assert (found.problem, found.restarts) == ("", 0)
     assert list(found.loads) == ["json", "stream"]
     for seen in found.loads.values():
@@ -39,7 +39,7 @@ def test_our_side_answers_both_loads_from_one_start() -> None:
 
 def test_a_side_that_ends_is_a_result_and_starts_again_for_the_next_load() -> None:
     """Uvicorn with one worker ends at its limit, as it does under plain LiteLLM."""
-    found = measure(ENDING, LOAD.options("plain"), CELL, LOAD)
+    found = measure(ENDING, LOAD.options("plain", CELL.line), CELL, LOAD)
     assert (found.problem, found.restarts) == ("", 1)
     for seen in found.loads.values():
         assert LOAD.limit <= seen.requests - seen.failed < seen.requests

@@ -53,10 +53,12 @@ def test_the_pod_is_that_of_the_manifests() -> None:
     assert VALUES["pdb"]["maxUnavailable"] == budget["maxUnavailable"]
 
 
-def test_probes_are_those_of_the_manifests() -> None:
-    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        probe = dict(container()[name])
-        assert VALUES[name] == {"path": probe.pop("httpGet")["path"], **probe}
+def test_probes_are_litellms_own_on_the_only_port_that_the_chart_probes() -> None:
+    for name in ("startupProbe", "readinessProbe"):
+        probe = {**container()[name], "path": "/health/readiness"}
+        del probe["httpGet"]
+        assert VALUES[name] == probe
+    assert VALUES["livenessProbe"]["path"] == "/health/liveliness"
 
 
 def test_the_configuration_is_where_the_chart_puts_it() -> None:

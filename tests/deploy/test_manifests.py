@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import KUBERNETES, container, dockerfile, option, pod, read_yaml, variables, yaml
+from deployment import (
+    DEPLOY,
+    KUBERNETES,
+    container,
+    dockerfile,
+    option,
+    pod,
+    read_yaml,
+    variables,
+    yaml,
+)
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -70,6 +80,17 @@ def test_the_deployment_is_valid_with_litellms_metrics(version: str) -> None:
     assert variables(only)["PROMETHEUS_MULTIPROC_DIR"] == mounts["litellm-prometheus"]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_network_policy_spares_the_proxys_port_and_guards_that_of_metrics(version: str) -> None:
+    policy = read_yaml(KUBERNETES / "optional" / "networkpolicy.yaml")
+    kubernetes_validate.validate(policy, version, strict=True)
+    assert policy["spec"]["podSelector"]["matchLabels"] == SELECTED
+    sources = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["spec"]["ingress"]}
+    assert set(sources) == {port["name"] for port in container()["ports"]}
+    assert sources["http"] is None
+    assert sources["metrics"]
+
+
 def test_validation_finds_what_is_wrong() -> None:
     broken = read_yaml(KUBERNETES / "deployment.yaml")
     broken["spec"]["template"]["spec"]["containers"][0]["preStop"] = {}
@@ -106,14 +127,14 @@ def test_everything_selects_the_pods() -> None:
 def test_ports_meet() -> None:
     ports = {port["name"]: str(port["containerPort"]) for port in container()["ports"]}
     assert ports["http"] == option("--port", container()["args"])
-    assert ports["metrics"] == variables(container())["RESILIENCE_METRICS_PORT"]
+    assert ports["metrics"] == variables(container())["LITELLM_RESILIENCE_METRICS_PORT"]
     exposed = dockerfile()[""].all("EXPOSE")[0].split()
     assert sorted(exposed) == sorted(f"{port}/tcp" for port in ports.values())
 
     (served,) = read_yaml(KUBERNETES / "service.yaml")["spec"]["ports"]
     assert served["targetPort"] == "http"
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container()[name]["httpGet"]["port"] == "http"
+        assert container()[name]["httpGet"]["port"] == "metrics"
     (scraped,) = read_yaml(KUBERNETES / "optional" / "podmonitor.yaml")["spec"][
         "podMetricsEndpoints"
     ]
@@ -132,7 +153,10 @@ def test_the_grace_period_fits_the_drain() -> None:
 
 
 def test_probes_leave_to_the_supervisor_what_it_does_itself() -> None:
-    assert seconds(container()["livenessProbe"]) > HANG_TIMEOUT
+    """The kubelet asks it, not a worker; where that cannot be, it waits longer."""
+    assert container()["livenessProbe"]["httpGet"]["path"] == "/live"
+    helm = read_yaml(DEPLOY / "helm" / "values.yaml")
+    assert seconds(helm["livenessProbe"]) > HANG_TIMEOUT
     assert seconds(container()["startupProbe"]) >= BOOT_TIMEOUT
 
 

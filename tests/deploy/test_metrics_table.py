@@ -9,7 +9,7 @@ from metrics_table import faults
 
 def test_the_table_is_read_whole() -> None:
     table = documented()
-    assert len(table) == 22
+    assert len(table) == 23
     assert {metric.kind for metric in table.values()} == {"gauge", "counter", "histogram"}
     assert table["litellm_resilience_workers_died_total"].labels == {
         "cause": frozenset({"exit", "signal", "hang", "drain_timeout"})

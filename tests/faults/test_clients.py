@@ -114,17 +114,35 @@ async def test_a_thousand_idle_connections_have_one_more_request_each(
             assert (await client.request("GET", LIVE)).status == 200
             clients.append(client)
         old = await begin_to_drain(deployment)
-        # The first few may come before the worker has noticed that it is to drain.
-        while clients:
-            last = [await client.request("GET", LIVE) for client in clients]
-            assert all(each.reused_connection and each.status == 200 for each in last)
-            clients = [
-                client
-                for client, each in zip(clients, last, strict=True)
-                if each.headers.get("connection") != "close"
-            ]
-            assert len(clients) < IDLE_CLIENTS / 10
+        await deployment.logs(" draining, replaced by ")
+        last = await asyncio.gather(*(client.request("GET", LIVE) for client in clients))
+        assert all(each.reused_connection and each.status == 200 for each in last)
+        assert all(each.headers.get("connection") == "close" for each in last)
         await until(lambda: old not in deployment.pids(), "end of the old worker")
+
+
+async def test_an_idle_connection_ends_long_before_its_keep_alive_timeout(
+    deployment: Deployment,
+) -> None:
+    """In silence, as at that timeout; nothing else keeps the worker."""
+    async with connection(deployment) as (reader, _):
+        old = await begin_to_drain(deployment)
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+    await until(lambda: old not in deployment.pids(), "end of the old worker")
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("kept_back", [1.0, 0.1])
+async def test_a_request_that_does_not_go_on_is_told_so(
+    deployment: Deployment, kept_back: float
+) -> None:
+    sent = request(deployment, "POST", CHAT, chat(MODEL))
+    async with connection(deployment) as (reader, writer):
+        writer.write(sent[: len(sent) - int(kept_back * len(sent)) or 1])
+        old = await begin_to_drain(deployment)
+        answer = await asyncio.wait_for(reader.read(), 90)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    await until(lambda: old not in deployment.pids(), "end of the old worker")
 
 
 async def test_pipelined_requests_are_answered_until_the_connection_says_close(

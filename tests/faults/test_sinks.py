@@ -136,13 +136,15 @@ async def test_a_worker_that_is_asked_again_while_it_flushes_goes_on(
     assert (len(sink.ids("/logs")), lost(holding)) == (REPLIES, before)
 
 
-async def test_workers_flush_when_their_supervisor_is_killed(
+async def test_workers_flush_when_their_supervisor_is_killed_meanwhile(
     holding: Deployment, sink: FaultySink
 ) -> None:
-    """The last test of the module: its proxy is gone."""
+    """One flushes already, the other begins then. The last test: the module's proxy is gone."""
     processes = holding.proxy.processes()
-    os.kill(holding.proxy.pid, signal.SIGKILL)
+    most = max(holding.status()["workers"], key=lambda worker: worker["records"])
+    os.kill(most["pid"], signal.SIGTERM)
     await until(sink.asked.is_set, "flush")
+    os.kill(holding.proxy.pid, signal.SIGKILL)
     sink.may_answer.set()
     await until(lambda: not any(alive(pid) for pid in processes), "end of all processes")
     assert len(sink.ids("/logs")) == REPLIES

@@ -17,7 +17,12 @@ READY_SECONDS = 120.0
 StartProxy = Callable[..., ProxyProcess]
 
 
+LONGEST = ("test_session.py", "test_recycling.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Whichever came last, the others would wait for it.
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if "process" in item.path.parts:
             item.add_marker(pytest.mark.process)
@@ -33,6 +38,8 @@ def show(proxy: ProxyProcess) -> None:
     """Tell whoever reads of a failed test what became of the proxy."""
     ended = proxy.exit_status()
     state = "still runs" if ended is None else f"ended with status {ended}"
+    ours = [line for line in proxy.log_text().splitlines() if "litellm-resilience:" in line]
+    print("\n".join(["what this package has warned of:", *ours]))
     print(f"proxy {proxy.pid} {state}; the end of its log:\n{proxy.log_tail(60)}")
 
 

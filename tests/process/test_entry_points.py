@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,9 +66,10 @@ def test_the_command_patches_every_worker(
 
 
 def test_plain_litellm_with_a_start_up_hook(start_proxy: StartProxy) -> None:
-    from litellm.proxy import proxy_server
-
-    source = Path(proxy_server.__file__).read_text(encoding="utf-8")
+    found = importlib.util.find_spec("litellm")
+    assert found is not None
+    assert found.origin is not None
+    source = (Path(found.origin).parent / "proxy" / "proxy_server.py").read_text(encoding="utf-8")
     if "LITELLM_WORKER_STARTUP_HOOKS" not in source:
         pytest.skip("this LiteLLM has no start-up hooks")
     proxy = start_proxy(argv=PLAIN, environment=HOOK)

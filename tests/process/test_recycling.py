@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -236,7 +237,7 @@ def test_one_worker_streams_through_recycles_and_logs_json(start_proxy: StartPro
 def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy) -> None:
     """How spawned workers are recycled is tested in tests/servers, where they start faster."""
     proxy = start_proxy("--no-preload", *OPTIONS)
-    assert "Supervising 1 workers, spawned: --no_preload" in proxy.log_text()
+    assert "Supervising 1 worker, spawned: --no_preload" in proxy.log_text()
     report = load(proxy, 30, seen(proxy, LIMIT_REACHED, 1))
     assert report.failures == {}
     # A replacement is importing LiteLLM now.
@@ -247,19 +248,69 @@ def test_workers_are_spawned_when_forking_is_not_wanted(start_proxy: StartProxy)
     wait_gone(processes)
 
 
+def program(folder: Path, line: str) -> Path:
+    """Return a virtual environment whose command does this."""
+    path = folder / "bin" / "litellm-resilient"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+    return folder
+
+
+@pytest.mark.any_line
+def test_an_upgrade_costs_no_request_and_one_that_fails_costs_nothing(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    """Under keep-alive load; a new proxy comes from another virtual environment."""
+    proxy = start_proxy(workers=2)
+    status_socket = Path(proxy.wait_for_log(r"--status at (\S+)", 60)[1])
+    before = settled_workers(proxy, 2)
+    (tmp_path / "empty").mkdir()
+    refused = ask(status_socket, ["upgrade", str(tmp_path / "empty")])["refused"]
+    assert refused.endswith("is no program")
+    bad = program(tmp_path / "bad", "exit 7")
+    assert "started" in ask(status_socket, ["upgrade", str(bad)])["done"]
+    report = load(proxy, 90, seen(proxy, re.compile("upgrade has failed.*exited with status 7"), 1))
+    assert report.failures == {}
+    assert settled_workers(proxy, 2) == before
+    assert ask(status_socket)["supervisor"]["pid"] == proxy.pid
+
+    good = program(tmp_path / "good", f'exec {sys.executable} -m litellm_resilience "$@"')
+    assert "started" in ask(status_socket, ["upgrade", str(good)])["done"]
+    replaced = Path(f"/proc/{proxy.pid}/cmdline")
+    report = load(proxy, 120, lambda: b"waiting.py" in replaced.read_bytes())
+    assert report.failures == {}
+    assert b"waiting.py" in replaced.read_bytes(), "the old supervisor has ended"
+    new = int(re.findall(r"started \S+ \(process (\d+)\)", proxy.log_text())[-1])
+    assert ask(status_socket)["supervisor"]["pid"] == new
+    serving = settled_workers(proxy, 2)
+    assert not set(serving) & set(before)
+    assert load(proxy, 30, lambda: True).failures == {}
+    processes = proxy.processes()
+    assert {new, *serving} <= set(processes)
+    os.kill(proxy.pid, signal.SIGTERM)
+    proxy.wait_for(lambda: proxy.exit_status() is not None, 60, "end")
+    assert proxy.exit_status() == 0
+    wait_gone(processes)
+
+
 def test_gunicorn_workers_are_patched_recycled_and_announce_their_end(
     start_proxy: StartProxy, has_shared_session: bool, tmp_path: Path
 ) -> None:
-    """Forked from a patched master, also after a recycle; gunicorn draws the jitter itself."""
+    """Forked from a patched master, also after a recycle; gunicorn draws the jitter itself.
+
+    What blocks an event loop has a name there, too.
+    """
     pytest.importorskip("gunicorn")
     proxy = start_proxy(
-        "--run_gunicorn",
+        *("--run_gunicorn", "--slow_callback", "0.3"),
         *OPTIONS,
         workers=2,
         environment={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
         settings={"callbacks": ["prometheus"]} if HAS_METRICS else {},
     )
     first = set(proxy.workers())
+    assert "skipped" not in proxy.log_text()
     report = load(proxy, 90, seen(proxy, GUNICORN_STARTED, 5))
     assert report.failures == {}
     if HAS_METRICS:
@@ -273,4 +324,6 @@ def test_gunicorn_workers_are_patched_recycled_and_announce_their_end(
         assert LIMIT <= int(limit) <= LIMIT + JITTER
     if has_shared_session:
         assert_recycled_workers_heal(proxy, first)
+    proxy.fetch("/v1/chat/completions", chat(MODELS[0], user=f"{sabotage.BLOCK_PYTHON}=1"))
+    proxy.wait_for_log(r"Worker \d+ \(pid \d+\) is blocked: .* in \w*sabotage:", 60)
     assert "never awaited" not in proxy.log_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import uvicorn
 from click.testing import CliRunner, Result
 from pytest_mock import MockerFixture
 
-from litellm_resilience.command import extended, options
+from litellm_resilience.command import combined, extended, options
 from litellm_resilience.command.entry import cli
 from litellm_resilience.servers import (
     application,
@@ -171,7 +172,7 @@ def test_workers_with_a_limit_are_supervised(supervisor: Any, count: int) -> Non
     assert len(sockets) == 1
     assert plan.workers == config.workers == count
     assert plan.recycling == Recycling(requests=300, requests_jitter=7)
-    assert plan.settings == Settings()
+    assert plan.settings == Settings(reload_trial=30)
     assert launcher.method == "forked"
 
 
@@ -179,14 +180,22 @@ def test_our_options_reach_the_supervisor(supervisor: Any) -> None:
     result = run(
         *("--max-worker-memory-mb", "900", "--max_worker_lifetime", "3600"),
         *("--worker_limit_jitter", "0.25", "--min_worker_lifetime", "5"),
-        *("--max_restarting_workers", "2", "--worker_boot_timeout", "90"),
+        *("--max_restarting_workers", "2", "--max_draining_workers", "6"),
+        *("--worker_boot_timeout", "90"),
         *("--worker-drain-timeout", "30.5", "--worker_hang_timeout", "20", "--no-preload"),
+        *("--reload_trial", "12"),
     )
     assert result.exit_code == 0, result.output
     plan, launcher = supervisor.call_args.args[2:4]
     assert plan.recycling == Recycling(memory_mb=900, lifetime=3600, jitter=0.25)
     assert plan.settings == Settings(
-        max_restarting=2, boot_timeout=90, drain_timeout=30.5, hang_timeout=20, min_lifetime=5
+        max_restarting=2,
+        max_draining=6,
+        boot_timeout=90,
+        drain_timeout=30.5,
+        hang_timeout=20,
+        min_lifetime=5,
+        reload_trial=12,
     )
     assert launcher.method == "spawned"
 
@@ -293,14 +302,14 @@ def test_every_option_of_litellm_is_accepted_unchanged() -> None:
     assert theirs <= ours
 
 
-def test_help_shows_our_options_in_a_section_of_their_own() -> None:
+def test_help_shows_our_options_before_those_of_litellm() -> None:
     text = CliRunner().invoke(cli, ["--help"]).output
-    litellm_part, section, our_part = text.partition("Resilience options:")
+    our_part, section, litellm_part = text.partition(f"{combined.THEIRS}:")
     assert section
-    assert "--max_requests_jitter, --max-requests-jitter" in our_part
+    assert "\n  --max_requests_jitter N " in our_part
     assert "MAX_REQUESTS_JITTER" in our_part
-    assert "--max_requests_before_restart" in litellm_part
-    assert "--max_requests_jitter" not in litellm_part
+    assert "\n  --max_requests_before_restart " in litellm_part
+    assert "\n  --max_requests_jitter" not in litellm_part
 
 
 def test_gunicorn_gets_the_jitter_once(mocker: MockerFixture, warned: list[str]) -> None:
@@ -355,7 +364,14 @@ def test_granian_serves_patched_and_warns(mocker: MockerFixture, warned: list[st
     result = run("--run_granian", *LIMIT, "--max_requests_jitter", "100")
     assert result.exit_code == 0, result.output
     assert server.call_args.kwargs["target"] == "litellm_resilience.asgi:app"
-    assert len([text for text in warned if "granian" in text]) == 1
+    expected = "No effect with granian: --max_requests_before_restart, --max_requests_jitter."
+    assert [text for text in warned if "granian" in text] == [expected]
+
+
+def test_granian_without_a_limit_is_no_warning(mocker: MockerFixture, warned: list[str]) -> None:
+    mocker.patch.object(pytest.importorskip("granian"), "Granian")
+    run("--run_granian")
+    assert [text for text in warned if "granian" in text] == []
 
 
 def test_doctor_prints_the_table_and_json() -> None:
@@ -367,6 +383,16 @@ def test_doctor_prints_the_table_and_json() -> None:
     assert document["healthy"] is True
     assert document["patches"]["uvicorn-jitter"]["state"] in {"native", "applied"}
     assert document["versions"]["aiohttp"]
+
+
+def test_the_manual_shows_each_patch_that_the_doctor_knows() -> None:
+    document = json.loads(CliRunner().invoke(cli, ["--doctor", "--json"]).stdout)
+    page = (Path(__file__).parents[2] / "docs" / "install.md").read_text()
+    sample = page.partition("$ litellm-resilient --doctor\nlitellm-resilience")[2].partition("```")[
+        0
+    ]
+    shown = re.findall(r"^([\w-]+) +(?:applied|native|not needed) ", sample, re.MULTILINE)
+    assert shown == list(document["patches"])
 
 
 def test_doctor_fails_when_something_that_should_apply_cannot(mocker: MockerFixture) -> None:

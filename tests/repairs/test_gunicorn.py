@@ -97,7 +97,7 @@ def worker_with_helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[An
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_what_a_worker_has_started_ends_with_it(
+def test_what_a_worker_has_started_ends_with_it_or_with_the_master(
     cfg: Any, worker_with_helper: Any, mocker: MockerFixture
 ) -> None:
     mocker.patch.object(gunicorn, "name_process")
@@ -109,6 +109,10 @@ def test_what_a_worker_has_started_ends_with_it(
     assert helper.poll() is not None
     assert other.poll() is None
     assert arbiter.log.warning.call_args.args[-1] == helper.pid
+    unknown = mocker.patch.object(helpers, "mark_of", return_value=None)  # as during its exec
+    cfg.child_exit(arbiter, second)
+    assert other.poll() is None
+    mocker.stop(unknown)
     cfg.on_exit(arbiter)
     assert other.poll() is not None
 

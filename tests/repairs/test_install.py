@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -18,7 +18,7 @@ from pytest_mock import MockerFixture
 
 import litellm_resilience
 from litellm_resilience.repairs import finalizers, registry
-from litellm_resilience.repairs.base import PatchState
+from litellm_resilience.repairs.base import Changes, PatchState
 
 
 def attributes(modules: SimpleNamespace) -> dict[str, Any]:
@@ -102,6 +102,37 @@ def test_from_imported_copies_are_replaced_too(shared: SimpleNamespace) -> None:
     import litellm.proxy.common_request_processing as processing
 
     assert processing.route_request is shared.route.route_request
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="collections do not run inside calls")
+def test_copies_are_replaced_although_a_collection_imports_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner = ModuleType("litellm_made_up")
+    owner.function = original = object()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, owner.__name__, owner)
+    imported: list[str] = []
+
+    def import_more(phase: str, _: object) -> None:
+        if phase == "stop":
+            imported.append(f"litellm_made_up_{len(imported)}")
+            sys.modules[imported[-1]] = ModuleType(imported[-1])
+
+    changes = Changes()
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(import_more)
+    gc.set_threshold(1)
+    try:
+        changes.replace_everywhere(owner, "function", None)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(import_more)
+        for name in imported:
+            del sys.modules[name]
+    assert imported
+    assert owner.function is None
+    changes.undo()
+    assert owner.function is original
 
 
 def test_a_disabled_patch_is_left_out(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from httpx import HTTPStatusError
+from httpx import HTTPStatusError, RemoteProtocolError
 
 from litellm_resilience.records.flush import Flush
 from litellm_resilience.repairs import batch_loggers, registry, worker_end
@@ -66,6 +66,22 @@ def flush(patched: SimpleNamespace) -> Iterator[Flush]:
     litellm.callbacks = []
     yield registry._active.flush
     litellm.callbacks = before
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async def look() -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(look(), 30)
+
+
+async def cancel_others() -> None:
+    """End what a test has left running in LiteLLM."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others, timeout=30)
 
 
 def add(callback: Any) -> Any:
@@ -175,6 +191,100 @@ async def test_callbacks_in_tasks_and_threads_are_counted_and_waited_for(flush: 
     await GLOBAL_LOGGING_WORKER.stop()
 
 
+@pytest.fixture
+async def small_queue(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """LiteLLM's queue of callbacks, with room for two."""
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER as QUEUE
+
+    await QUEUE.stop()
+    monkeypatch.setattr(QUEUE, "max_queue_size", 2)
+    monkeypatch.setattr(QUEUE, "_queue", None)
+    monkeypatch.setattr(QUEUE, "_sem", None, raising=False)
+    yield QUEUE
+    await QUEUE.stop()
+
+
+async def test_callbacks_that_found_the_queue_full_are_counted_and_run_once(
+    flush: Flush, small_queue: Any
+) -> None:
+    if not hasattr(small_queue, "_handle_queue_full"):
+        pytest.skip("this LiteLLM drops them, and logs that")
+    may_end, done = asyncio.Event(), []
+
+    async def callback(number: int) -> None:
+        await may_end.wait()
+        done.append(number)
+
+    for number in range(7):
+        small_queue.ensure_initialized_and_enqueue(callback(number))
+        assert flush.held()["callbacks"] == number + 1
+    flush.work.started()  # this test is a task too
+    ending = asyncio.create_task(flush.run(30))
+    await until(small_queue._queue.empty)
+    assert flush.held()["callbacks"] == 7
+    may_end.set()
+    await ending
+    assert sorted(done) == list(range(7))
+    assert (flush.held()["callbacks"], flush.lost) == (0, {})
+
+
+async def test_callbacks_that_never_end_are_told_when_the_queue_was_full(
+    flush: Flush, small_queue: Any
+) -> None:
+    if not hasattr(small_queue, "_handle_queue_full"):
+        pytest.skip("this LiteLLM drops what finds it full")
+
+    async def callback() -> None:
+        await asyncio.Event().wait()
+
+    for _ in range(7):
+        small_queue.ensure_initialized_and_enqueue(callback())
+    await asyncio.wait_for(flush.run(1.5), 30)
+    assert flush.lost == {"callbacks": 7}
+    await cancel_others()
+
+
+async def test_a_callback_that_raises_or_is_cancelled_costs_no_other(
+    flush: Flush, small_queue: Any
+) -> None:
+    from litellm.litellm_core_utils.thread_pool_executor import executor
+
+    small_queue.max_queue_size = 20
+    done = []
+
+    async def raised(error: BaseException) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    async def callback(number: int) -> None:
+        await asyncio.sleep(0)
+        done.append(number)
+
+    def in_thread() -> None:
+        raise RuntimeError("broken on purpose")
+
+    for number in range(3):
+        small_queue.ensure_initialized_and_enqueue(raised(asyncio.CancelledError()))
+        small_queue.ensure_initialized_and_enqueue(raised(RuntimeError("broken on purpose")))
+        small_queue.ensure_initialized_and_enqueue(callback(number))
+        executor.submit(in_thread)
+    await flush.run(30)
+    assert sorted(done) == [0, 1, 2]
+    assert (flush.held()["callbacks"], flush.lost) == (0, {})
+
+
+async def test_what_watches_for_slow_replies_is_not_waited_for(flush: Flush) -> None:
+    from litellm.integrations.SlackAlerting.slack_alerting import SlackAlerting
+
+    alerting = SlackAlerting(alerting=["slack"], alerting_threshold=1)
+    watch = asyncio.create_task(alerting.hanging_request_check.check_for_hanging_requests())
+    note = asyncio.create_task(alerting.response_taking_too_long({"litellm_call_id": "1"}))
+    await asyncio.wait_for(note, 30)
+    assert flush.work.tasks() == ([], [])
+    assert not watch.done()
+    watch.cancel()
+
+
 class Provider:
     """A provider of OpenTelemetry's SDK, as far as it is asked."""
 
@@ -209,6 +319,20 @@ async def test_a_collector_that_does_not_answer_keeps_no_thread_that_is_waited_f
     blocked.join(30)
 
 
+async def test_a_provider_that_is_replaced_while_it_is_flushed_is_told(flush: Flush) -> None:
+    may_end = threading.Event()
+    callback = add(SimpleNamespace())
+
+    def reconnect() -> None:
+        callback.tracer_provider = Provider(lambda: None)
+        may_end.wait()
+
+    callback.tracer_provider = Provider(reconnect)
+    await flush.run(0.5)
+    assert flush.lost == {"OpenTelemetry": 4}
+    may_end.set()
+
+
 async def test_spend_is_written_by_litellms_own_job(
     patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +346,43 @@ async def test_spend_is_written_by_litellms_own_job(
     assert flush.lost == {"spend": 1}
     monkeypatch.setattr(patched.server, "prisma_client", None)
     assert flush.held()["spend"] == 0
+
+
+async def test_rows_of_spend_that_could_not_be_written_are_kept(
+    patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the query engine is started anew."""
+    from litellm.proxy import utils
+
+    if hasattr(utils, "requeue_spend_logs"):
+        pytest.skip("this LiteLLM keeps them itself")
+    row, later = {"request_id": "1"}, {"request_id": "2"}
+    writing = asyncio.Event()
+
+    async def create_many(**_: Any) -> None:
+        client.spend_log_transactions.append(later)
+        writing.set()
+        await asyncio.sleep(0.01)
+        raise RemoteProtocolError("Server disconnected without sending a response.")
+
+    client = SimpleNamespace(
+        spend_log_transactions=[row],
+        _spend_log_transactions_lock=asyncio.Lock(),
+        jsonify_object=lambda data: data,
+        db=SimpleNamespace(litellm_spendlogs=SimpleNamespace(create_many=create_many)),
+    )
+    monkeypatch.setattr(patched.server, "prisma_client", client)
+    job = utils.ProxyUpdateSpend.update_spend_logs(
+        0, client, None, patched.server.proxy_logging_obj
+    )
+    writes = asyncio.create_task(job)
+    await asyncio.wait_for(writing.wait(), 30)
+    assert flush.held()["spend"] == 2
+    # Some lines look for prisma, which is not everywhere, to tell what kind of error it is.
+    with pytest.raises((RemoteProtocolError, ModuleNotFoundError)):
+        await writes
+    assert client.spend_log_transactions == [row, later]
+    assert flush.held()["spend"] == 2
 
 
 @pytest.mark.parametrize(

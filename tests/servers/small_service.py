@@ -1,6 +1,6 @@
 """A small ASGI application under our supervisor, without LiteLLM, as a program.
 
-Takes one JSON object: `settings`, `recycling` and `metrics_port` of `Supervision`, `start` (fork,
+Takes one JSON object: `settings`, `recycling` and `visibility` of `Supervision`, `start` (fork,
 template or spawn), and
 `uvicorn`, the arguments of `uvicorn.run`. What the application does is told by the path of a
 request and by the file `mode` in the working directory.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import json
 import logging
 import os
@@ -26,11 +27,13 @@ from litellm_resilience.repairs.base import Changes
 from litellm_resilience.servers import supervised
 from litellm_resilience.servers import uvicorn as uvicorn_server
 from litellm_resilience.status.services import Visibility
+from litellm_resilience.supervisor import takeover, upgrade
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.policy import Settings
 
 HOARD: list[bytes] = []
 HELPERS: list[subprocess.Popen[bytes]] = []
+FAILS: list[bool] = []
 SLEEP = ["sleep", "600"]
 
 
@@ -67,6 +70,21 @@ def start_helper(kind: str) -> None:
         note_helper(helper.pid)
 
 
+def spin(seconds: float) -> None:
+    """Keep a core busy."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def hold(seconds: float) -> None:
+    """Keep Python's lock, so that no other thread runs."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+BLOCKING = {"block": time.sleep, "spin": spin, "hold": hold}
+
+
 def note_helper(pid: int) -> None:
     with Path("helpers").open("a") as file:
         file.write(f"{pid}\n")
@@ -93,15 +111,17 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         return
     if action == "wait":
         await asyncio.sleep(float(argument))
-    elif action == "block":
-        time.sleep(float(argument))  # noqa: ASYNC251
+    elif action in BLOCKING:
+        BLOCKING[action](float(argument))
     elif action == "helper":
         start_helper(argument)
     elif action == "exit":
         os._exit(int(argument))
     elif action == "hoard":
-        HOARD.append(os.urandom(int(argument) * 1024 * 1024))
-    await _reply(send, f"{os.getpid()} {told(action)}".encode())
+        megabytes, _, seconds = argument.partition("/")
+        HOARD.append(os.urandom(int(megabytes) * 1024 * 1024))
+        await asyncio.sleep(float(seconds or 0))
+    await _reply(send, f"{os.getpid()} {told(action)}".encode(), 500 if FAILS else 200)
 
 
 def told(action: str) -> str:
@@ -118,6 +138,8 @@ async def _lifespan(receive: Any, send: Any) -> None:
         await asyncio.sleep(3600)
     if condition == "block":
         time.sleep(3600)  # noqa: ASYNC251
+    if condition == "failing":
+        FAILS.append(True)
     if condition == "broken":
         await send({"type": "lifespan.startup.failed", "message": "broken on purpose"})
         return
@@ -136,9 +158,9 @@ async def _echo(path: str, receive: Any, send: Any) -> None:
         await send({"type": "websocket.send", "text": message["text"]})
 
 
-async def _reply(send: Any, body: bytes) -> None:
+async def _reply(send: Any, body: bytes, status: int = 200) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -176,18 +198,25 @@ class SmallHost:
 
 
 def main() -> None:
+    takeover.begin()
+    if mode() == "no command":
+        sys.exit(7)
     options = json.loads(sys.argv[1])
     supervision = supervised.Supervision(
         Settings(**options["settings"]),
         Recycling(**options["recycling"]),
         keep_helpers=frozenset(options["keep_helpers"]),
-        visibility=Visibility(metrics_port=options["metrics_port"]),
+        visibility=Visibility(**options["visibility"]),
+        watched_config=options["watched_config"],
     )
     arguments = options["uvicorn"]
     if options["limit"] is not None:
         arguments |= uvicorn_server.recycling_arguments(options["limit"], options["jitter"])
     supervised.intercept(Changes(), supervision, SmallHost(options["start"]))
-    uvicorn.run("small_service:app", **arguments)
+    try:
+        uvicorn.run("small_service:app", **arguments)
+    finally:
+        upgrade.stand_by()
 
 
 if __name__ == "__main__":

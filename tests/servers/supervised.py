@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -11,8 +12,11 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,17 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def probe(port: int, path: str) -> tuple[int, Any]:
+    """Return status and body; status 0 if nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+    except OSError:
+        return 0, None
+
+
 class Client:
     """One keep-alive connection that never retries and never opens another."""
 
@@ -64,6 +79,13 @@ class Client:
         body = response.read().decode()
         assert response.status == 200, body
         return body
+
+    def status(self) -> int:
+        """Return the status of a reply."""
+        self._connection.request("GET", "/")
+        response = self._connection.getresponse()
+        response.read()
+        return response.status
 
     def pid(self) -> int:
         """Return which worker answers."""
@@ -103,11 +125,14 @@ class Service:
         limit: int | None = None,
         jitter: int = 0,
         settings: dict[str, float] | None = None,
-        recycling: dict[str, float] | None = None,
+        recycling: dict[str, Any] | None = None,
         start: str = "fork",
-        metrics_port: int | None = None,
+        visibility: dict[str, Any] | None = None,
         keep_helpers: Sequence[str] = (),
         before: Callable[[], object] | None = None,
+        wrapper: Sequence[str] = (),
+        watched_config: str | None = None,
+        environment: Mapping[str, str] | None = None,
         ready: int | None = None,
         **arguments: Any,
     ) -> None:
@@ -117,7 +142,8 @@ class Service:
             "settings": settings or {},
             "recycling": recycling or {},
             "start": start,
-            "metrics_port": metrics_port,
+            "visibility": visibility or {},
+            "watched_config": watched_config,
             "keep_helpers": list(keep_helpers),
             "limit": limit,
             "jitter": jitter,
@@ -126,12 +152,17 @@ class Service:
         path = os.pathsep.join([str(HERE), *sys.path])
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "small_service.py"), json.dumps(options)],
+                [*wrapper, sys.executable, str(HERE / "small_service.py"), json.dumps(options)],
                 cwd=self._directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path, "TMPDIR": self._sockets.name},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": path,
+                    "TMPDIR": self._sockets.name,
+                    **(environment or {}),
+                },
                 preexec_fn=before,  # noqa: PLW1509 - no threads here
             )
         wanted = workers if ready is None else ready
@@ -165,6 +196,10 @@ class Service:
     def ever_ready(self) -> list[int]:
         """Return the pids of all workers that were ever ready, oldest first."""
         return [int(pid) for pid in re.findall(f"{EVENT}ready", self.log())]
+
+    def new_proxies(self) -> list[int]:
+        """Return the pids of all proxies that were started to take over, oldest first."""
+        return [int(pid) for pid in re.findall(r"started /.*\(process (\d+)\)", self.log())]
 
     def helpers(self) -> list[int]:
         """Return the pids of all processes that workers have started, oldest first."""
@@ -215,6 +250,14 @@ class Service:
     def client(self) -> Client:
         return Client(self.port, self.context)
 
+    def refuses(self) -> bool:
+        """Say whether nobody takes a new connection."""
+        try:
+            self.client().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
     def begin(self, path: str) -> Callable[[], str]:
         """Send a request and wait until a worker has it; return what reads the reply."""
         finish = self.client().begin(path)
@@ -222,13 +265,14 @@ class Service:
         return finish
 
     def client_of(self, pid: int) -> Client:
-        """Return a connection to this worker."""
+        """Return a connection to this worker; until there is one, the others keep theirs."""
         deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline:
-            client = self.client()
-            if client.pid() == pid:
-                return client
-            client.close()
+        with contextlib.ExitStack() as others:
+            while time.monotonic() < deadline:
+                client = self.client()
+                if client.pid() == pid:
+                    return client
+                others.callback(client.close)
         raise AssertionError(f"worker {pid} never answered")
 
     @property
@@ -247,8 +291,39 @@ class Service:
 
     def kill_all(self) -> None:
         if self._process is not None:
-            for pid in [self._process.pid, *self.ever_started(), *self.helpers()]:
+            supervisors = [self._process.pid, *self.new_proxies()]
+            for pid in [*supervisors, *self.ever_started(), *self.helpers()]:
                 if alive(pid):
                     os.kill(pid, signal.SIGKILL)
             self._process.wait()
         self._sockets.cleanup()
+
+
+@contextlib.contextmanager
+def asked(service: Service) -> Iterator[list[str]]:
+    """Have four clients ask all the time, which must not fail; yields the replies so far."""
+    stop = threading.Event()
+    failures: list[Exception] = []
+    replies: list[str] = []
+
+    def ask_until_stopped() -> None:
+        client = service.client()
+        while not stop.is_set():
+            try:
+                replies.append(client.get("/wait/0.01"))
+            except Exception as error:
+                failures.append(error)
+                return
+            if client.told_to_close:
+                client = service.client()
+
+    threads = [threading.Thread(target=ask_until_stopped) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield replies
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import os
+import re
 import signal
-import ssl
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import pytest
 from supervised import Service
@@ -176,14 +175,45 @@ def test_a_budget_of_two_replaces_two_at_a_time(service: Service) -> None:
     assert most_in_replacement(service, 4) == 2
 
 
-def test_a_worker_above_its_memory_limit_is_replaced(service: Service) -> None:
-    service.start(workers=2, recycling={"memory_mb": 300, "jitter": 0})
+def test_at_the_cap_a_worker_serves_on_beyond_its_limit(service: Service) -> None:
+    """Uvicorn's own limit does not end it meanwhile, and no stream is cut short."""
+    service.start(workers=1, limit=5, settings={"min_lifetime": 0, "max_draining": 2})
+    for replaced in range(2):
+        service.client().begin("/stream/1000000")
+        for _ in range(5):
+            service.client().pid()
+        service.wait_log("draining, replaced by", times=replaced + 1)
+    client = service.client()
+    beyond = client.pid()
+    for _ in range(4 * 5):
+        assert client.pid() == beyond
+    service.wait_log(f"(pid {beyond}) serves on: as many workers drain as")
+    reasons = {worker["pid"]: worker["reason"] for worker in service.status()["workers"]}
+    assert reasons[beyond].endswith("; postponed: enough workers drain")
+    assert client.pid() == beyond
+    assert not client.told_to_close
+    os.kill(service.ever_ready()[0], signal.SIGKILL)
+    service.wait_log(f"(pid {beyond}) retiring: has answered ")
+    assert service.count(" serves on: ") == 1
+
+
+@pytest.mark.parametrize("start", ["fork", "template"])
+def test_a_worker_above_its_memory_limit_is_replaced_and_says_what_grew(
+    service: Service, start: str
+) -> None:
+    service.start(workers=2, recycling={"memory_mb": 300, "jitter": 0}, start=start)
     first = service.living()
     service.client_of(first[0]).get("/hoard/300")
     service.wait_log(f"(pid {first[0]}) holds ")
     service.wait(lambda: first[0] not in service.living(), "end of the large worker")
     assert first[1] in service.wait_living(2)
     assert "--max_worker_memory_mb is too low" in service.log()
+    service.wait_log(f"(pid {first[0]}) had grown by 3")
+    assert re.search(r" MB in Python objects: list \(\d+ in small_service.HOARD, 30", service.log())
+    [told] = service.status()["growth"]
+    assert told["worker"].endswith(f"(pid {first[0]})")
+    assert told["objects"] <= told["memory"]
+    assert told["entries"][0]["bytes"] > 300 * 1024 * 1024
 
 
 def test_a_worker_is_replaced_at_the_end_of_its_life(service: Service) -> None:
@@ -202,26 +232,10 @@ def test_the_minimum_lifetime_bounds_recycling(service: Service) -> None:
     assert time.monotonic() - began > 1
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
-def test_tls_connections_are_recycled_as_well(service: Service, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-            *("-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    service.context = ssl.create_default_context(cafile=str(certificate))
-    service.start(
-        workers=1,
-        limit=3,
-        settings={"min_lifetime": 0},
-        ssl_keyfile=str(key),
-        ssl_certfile=str(certificate),
-    )
+def test_tls_connections_are_recycled_as_well(
+    service: Service, certificate: dict[str, Any]
+) -> None:
+    service.start(workers=1, limit=3, settings={"min_lifetime": 0}, **certificate)
     (old,) = service.living()
     idle, busy = service.client(), service.client()
     for _ in range(3):

@@ -25,7 +25,7 @@ def observe(service: Service) -> Iterator[Callable[..., Scraper]]:
 
         def start(**arguments: Any) -> Scraper:
             port = free_port()
-            service.start(metrics_port=port, **arguments)
+            service.start(visibility={"metrics_port": port}, **arguments)
             scraper = running.enter_context(Scraper(f"http://127.0.0.1:{port}/metrics"))
             service.wait(lambda: scraper.looks, "first scrape")
             return scraper
@@ -141,13 +141,3 @@ def test_the_exporter_ends_with_a_supervisor_that_is_killed(
     service.process.kill()
     service.wait(lambda: "refused" in str(scraper.faults[-1:]), "end of the exporter")
     service.wait(lambda: not [pid for pid in workers if alive(pid)], "end of the workers")
-
-
-def test_a_metrics_port_that_is_taken_costs_the_metrics_only(service: Service) -> None:
-    pytest.importorskip("prometheus_client")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        service.start(workers=1, metrics_port=taken.getsockname()[1])
-        service.wait_log("has ended with status 1; next attempt in 10 s")
-        assert service.client().pid() in service.living()

@@ -105,7 +105,7 @@ def test_workers_are_spawned_where_the_template_is_unfit_too(service: Service) -
     service.set_mode("unfit template")
     service.start(workers=1, start="template")
     reason = "asked for a template, and in the template it is unfit on purpose"
-    assert f"Supervising 1 workers, spawned: {reason}" in service.log()
+    assert f"Supervising 1 worker, spawned: {reason}" in service.log()
     assert service.client().pid() == service.living()[0]
 
 

@@ -35,6 +35,7 @@ class ProxyProcess(Proxy):
         env: further environment variables.
         port: TCP port on 127.0.0.1; 0 chooses a free one.
         sabotage: let requests cause the faults of `tests.support.sabotage`.
+        callbacks: further files of callbacks.
         cwd: working directory of the proxy; None for the caller's.
         keep_files: do not remove `directory`.
 
@@ -52,10 +53,12 @@ class ProxyProcess(Proxy):
         env: Mapping[str, str] | None = None,
         port: int = 0,
         sabotage: bool = False,
+        callbacks: Sequence[Path] = (),
         cwd: str | os.PathLike[str] | None = None,
         keep_files: bool = False,
     ) -> None:
-        super().__init__(argv, config, options, callbacks=FAULTS if sabotage else ())
+        files = (*callbacks, *(FAULTS if sabotage else ()))
+        super().__init__(argv, config, options, callbacks=files)
         self._env = dict(env or {})
         self._cwd = cwd
         self._keep_files = keep_files
@@ -64,7 +67,7 @@ class ProxyProcess(Proxy):
 
     def process_arguments(self) -> dict[str, Any]:
         """Further arguments of `subprocess.Popen`."""
-        extra = {"TMPDIR": str(self.directory), **self._env}
+        extra = {"TMPDIR": str(self.directory), "RELOAD_TRIAL": "0", **self._env}
         return {"env": child_environment(extra), "cwd": self._cwd}
 
     def fetch(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:

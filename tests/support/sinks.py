@@ -98,11 +98,13 @@ class Span:
         name: of the span, or an empty string.
         pid: ``process.pid``, or 0.
         instance: ``service.instance.id``, Datadog's ``runtime-id``, or an empty string.
+        reply: ``gen_ai.response.id``, or an empty string.
     """
 
     name: str
     pid: int
     instance: str
+    reply: str = ""
 
 
 RUNTIME_AND_PROCESS = re.compile(rb"runtime-id\xd9 (.{32}).*?process_id\xcb(.{8})", re.DOTALL)
@@ -120,6 +122,10 @@ class TelemetrySink(Sink):
         super().__init__()
         self.spans: list[Span] = []
 
+    def replies(self) -> Counter[str]:
+        """How many spans tell of each reply."""
+        return Counter(span.reply for span in self.spans if span.reply)
+
     def take(self, path: str, body: bytes) -> bytes:
         """Keep spans; anything else is accepted and forgotten."""
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -132,7 +138,7 @@ class TelemetrySink(Sink):
                 pid = known["process.pid"].int_value if "process.pid" in known else 0
                 instance = known.get("service.instance.id")
                 self.spans += [
-                    Span(span.name, pid, instance.string_value if instance else "")
+                    Span(span.name, pid, instance.string_value if instance else "", _reply(span))
                     for scope in group.scope_spans
                     for span in scope.spans
                 ]
@@ -143,6 +149,11 @@ class TelemetrySink(Sink):
             ]
             return b"{}"
         return b""
+
+
+def _reply(span: Any) -> str:
+    ids = (each.value for each in span.attributes if each.key == "gen_ai.response.id")
+    return next((value.string_value for value in ids), "")
 
 
 class CollectorSink(Sink):

@@ -21,23 +21,28 @@ from pytest_mock import MockerFixture
 
 from litellm_resilience.command import entry as cli
 from litellm_resilience.command import options
+from litellm_resilience.command.parameter_types import LARGEST_WHOLE_NUMBER
 
 NO_INTEGERS = ["", " ", "many", "1.5", "1e3", "0x10", "nan", "inf", "-inf", "1 2", "--", "\u221e"]
 NO_NUMBERS = ["", " ", "soon", "1,5", "0x10", "nan", "NaN", "inf", "-inf", "1e999", "5s", "1 2"]
-BEYOND = [str(options.LARGEST_WHOLE_NUMBER + 1), "9" * 400]
+BEYOND = [str(LARGEST_WHOLE_NUMBER + 1), "9" * 400]
 FLAG = ["x", "maybe", "2"]
 
 BAD: dict[str, list[str]] = {
     "max_requests_jitter": [*NO_INTEGERS, "-1", *BEYOND],
-    "max_worker_memory_mb": [*NO_INTEGERS, "0", "-1", *BEYOND],
+    "max_worker_memory_mb": [*NO_INTEGERS, "0", "-1", *BEYOND, "automatic", "Auto", "on", "auto,9"],
     "max_worker_lifetime": [*NO_NUMBERS, "0", "-1", "-0.0"],
     "worker_limit_jitter": [*NO_NUMBERS, "-0.1", "1", "1.5"],
     "min_worker_lifetime": [*NO_NUMBERS, "-0.1"],
     "max_restarting_workers": [*NO_INTEGERS, "0", "-1", *BEYOND],
+    "max_draining_workers": [*NO_INTEGERS, "0", "-1", *BEYOND],
     "worker_boot_timeout": [*NO_NUMBERS, "0", "0.9", "-5"],
     "worker_drain_timeout": [*NO_NUMBERS, "0", "-1"],
     "worker_flush_timeout": [*NO_NUMBERS, "-1"],
     "worker_hang_timeout": [*NO_NUMBERS, "0", "0.9", "-5"],
+    "reload_trial": [*NO_NUMBERS, "-0.1", "-5"],
+    "watch_config": FLAG,
+    "slow_callback": [*NO_NUMBERS, "-0.1", "-5"],
     "preload_modules": [
         "",
         ",",
@@ -52,14 +57,18 @@ BAD: dict[str, list[str]] = {
     "no_preload": FLAG,
     "status_socket": ["", ".", "/", "/does/not/exist/s", f"/{'long' * 30}", __file__, "/dev/null"],
     "resilience_metrics_port": [*NO_INTEGERS, "0", "-1", "65536", "http"],
+    "resilience_health_port": [*NO_INTEGERS, "0", "-1", "65536", "http"],
+    "resilience_drain_delay": [*NO_NUMBERS, "-1"],
     "doctor": FLAG,
     "status": FLAG,
+    "ctl": ["", "rol", "roll,stop", "ROLL", "--", "status"],
     "watch": FLAG,
     "as_json": FLAG,
     "version": FLAG,
     "plan": FLAG,
     "rps": [*NO_NUMBERS, "0", "-1", "1e-308", "1e300"],
     "boot_seconds": [*NO_NUMBERS, "0", "-1", "86401", "automatic"],
+    "drain_seconds": [*NO_NUMBERS, "0", "-1", "86401"],
     "target": [*NO_NUMBERS, "0", "1", "0%", "100%", "-1%", "%", "1%%", "1%5", "1% of", "%1"],
     "pods": [*NO_INTEGERS, "0", "-1", "1000001"],
     "plot": ["", "plan", "plan.pdf", "no/such/folder/plan.svg", "/"],
@@ -85,6 +94,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture) -> I
         "litellm_resilience.command.entry._run_litellm",
         "litellm_resilience.command.doctor.run",
         "litellm_resilience.command.status.run",
+        "litellm_resilience.command.ctl._tell",
         "litellm_resilience.command.plan._show",
         "litellm_resilience.plan.boot.measured_seconds",
     )
@@ -164,10 +174,59 @@ def test_a_bad_environment_variable_is_a_usage_error(option: click.Option, name:
         refused(run(*mode_of(option, by_variable=True), **{name: value}), *option.opts)
 
 
+@pytest.mark.parametrize(
+    ("variables", "port"),
+    [
+        ({"RESILIENCE_METRICS_PORT": "tcp://10.0.0.1:80"}, None),
+        ({"LITELLM_RESILIENCE_METRICS_PORT": "udp://[fd00::1]:80"}, None),
+        ({"RESILIENCE_METRICS_PORT": "9464"}, 9464),
+        (
+            {
+                "LITELLM_RESILIENCE_METRICS_PORT": "9464",
+                "RESILIENCE_METRICS_PORT": "tcp://10.0.0.1:80",
+            },
+            9464,
+        ),
+        (
+            {
+                "LITELLM_RESILIENCE_METRICS_PORT": "tcp://10.0.0.1:80",
+                "RESILIENCE_METRICS_PORT": "1",
+            },
+            1,
+        ),
+        ({"LITELLM_RESILIENCE_METRICS_PORT": "2", "RESILIENCE_METRICS_PORT": "1"}, 2),
+    ],
+)
+def test_the_address_of_a_service_is_no_port(
+    variables: dict[str, str], port: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes sets `RESILIENCE_METRICS_PORT` for a Service called `resilience-metrics`."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    command = click.Command("x", params=[OPTIONS["resilience_metrics_port"]])
+    assert command.make_context("x", []).params == {"resilience_metrics_port": port}
+
+
 @pytest.mark.parametrize("value", ["typo", "stream-release,typo", "*", "stream-release;typo"])
 @pytest.mark.parametrize("mode", ["--doctor", "--port=4000"])
 def test_an_unknown_patch_to_disable_is_a_usage_error(value: str, mode: str) -> None:
     refused(run(mode, LITELLM_RESILIENCE_DISABLE=value), "unknown patches")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NOTIFY_SOCKET", "notify"),
+        ("WATCHDOG_USEC", "soon"),
+        ("LISTEN_FDS", "one"),
+        ("LISTEN_FDS", "1000"),
+        ("LISTEN_FDS", "9" * 30),
+        ("LISTEN_PID", "-1"),
+    ],
+)
+def test_what_no_service_manager_gives_is_a_usage_error(name: str, value: str) -> None:
+    managed = {"NOTIFY_SOCKET": "@x", "LISTEN_PID": str(os.getpid()), name: value}
+    refused(run("--port", "4000", **managed), name)
 
 
 COMBINATIONS = [
@@ -175,6 +234,23 @@ COMBINATIONS = [
     (["--doctor", "--plan"], "--doctor and --plan exclude"),
     (["--status", "--plan"], "--status and --plan exclude"),
     (["--doctor", "--status", "--plan"], "--doctor and --status and --plan exclude"),
+    (["--doctor", "--ctl", "roll"], "--doctor and --ctl exclude"),
+    (["--status", "--ctl", "roll"], "--status and --ctl exclude"),
+    (["--ctl", "roll", *PLAN], "--ctl and --plan exclude"),
+    (["--ctl", "roll", "--watch"], "--watch goes with --status"),
+    (["--ctl", "recycle"], "recycle takes one argument, N"),
+    (["--ctl", "roll", "--num_workers", "3"], "--num_workers"),
+    (["--status", "--port", "many"], "--port"),
+    (["--resilience_drain_delay", "5"], "--resilience_drain_delay needs --resilience_health_port"),
+    (
+        ["--resilience_health_port", "9", "--resilience_metrics_port", "9"],
+        "--resilience_health_port must not be --resilience_metrics_port",
+    ),
+    (["--watch_config"], "--watch_config needs --config"),
+    (["--watch_config", "--port", "4000"], "--watch_config needs --config"),
+    (["--watch_config", "--doctor"], "--watch_config needs --config"),
+    (["--watch_config", "--config", "/dev/null"], "'/dev/null' is none"),
+    (["--watch_config", "--config=/dev"], "'/dev' is none"),
     (["--watch"], "--watch goes with --status"),
     (["--watch", "--doctor"], "--watch goes with --status"),
     (["--watch", *PLAN], "--watch goes with --status"),
@@ -196,6 +272,11 @@ def test_a_combination_that_makes_no_sense_is_a_usage_error(
     arguments: list[str], message: str
 ) -> None:
     refused(run(*arguments), message)
+
+
+def test_a_config_in_a_bucket_cannot_be_watched() -> None:
+    bucket = {"LITELLM_CONFIG_BUCKET_NAME": "b", "WATCH_CONFIG": "true"}
+    refused(run("--config", __file__, **bucket), "--watch_config needs a file")
 
 
 @pytest.mark.parametrize("option", PLANNING, ids=lambda option: option.name)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import picture, readme
 from benchmarks.report import Machine
 from benchmarks.results import Measurement, Results, Seen
-from benchmarks.setups import PICTURED, PRODUCTION, SIDES, Cell, Load
+from benchmarks.setups import HEADLINES, PICTURED, PRODUCTION, SIDES, Cell, Load
 from benchmarks.store import write_json
 from litellm_resilience.demo.load import FailureKind, LoadReport, RequestRecord
 
@@ -73,7 +73,7 @@ def test_results_are_the_same_when_read_again(tmp_path: Path) -> None:
 
 def test_the_tables_compare_both_sides() -> None:
     fragments = readme.fragments(results())
-    assert set(fragments) == {"recycling", "fronts", "machine"}
+    assert set(fragments) == {"recycling", "picture", "fronts", "machine"}
     assert fragments["recycling"].splitlines()[-1] == (
         "| 1.106.2, uvicorn 0.54.0, two workers | 2 of 3 → **0** of 4 | 2 of 3 → **0** of 4 "
         "| 3 → **0** | 0.3 s → 0.3 s | 858 MB → 445 MB | not in 180 s → 17 s |"
@@ -104,6 +104,28 @@ def test_what_people_run_is_first_in_the_table_but_is_not_compared_with_reverse_
     assert first.startswith("| 1.106.2, uvicorn 0.54.0, two workers, PostgreSQL |")
     assert "PostgreSQL" not in last
     assert fragments["fronts"] == readme.fragments(results())["fronts"]
+
+
+def test_what_the_picture_shows_is_in_a_table_too() -> None:
+    row = readme.fragments(results())["picture"].splitlines()[-1]
+    assert row == "| 1.106.2, 2 uvicorn workers, direct | 2 of 3 → **0** of 4 | 3 → **0** | 1 → 1 |"
+
+
+def test_the_readme_shows_a_stack_one_worker_and_gunicorn() -> None:
+    found = results()
+    for cell in HEADLINES.values():
+        for side in SIDES:
+            found.add(cell, side, Measurement(memory=1.0))
+    rows = readme.fragments(found)["headline"].splitlines()[2:]
+    starts = ["| two workers, PostgreSQL, Redis, ", "| one worker | ", "| two gunicorn workers | "]
+    assert [row.startswith(start) for row, start in zip(rows, starts, strict=True)] == [True] * 3
+
+
+def test_plain_litellm_has_its_own_jitter_where_it_knows_one() -> None:
+    load = Load(limit=150, jitter=50, plain_jitter=True)
+    assert "--max_requests_before_restart_jitter" in load.options("plain", "1.106.2")
+    assert load.options("plain", "1.89.7") == ["--max_requests_before_restart", "150"]
+    assert Load().options("plain", "1.106.2") == ["--max_requests_before_restart", "150"]
 
 
 def test_the_page_has_every_figure() -> None:

@@ -1,8 +1,10 @@
-"""Every figure of the README is one that the benchmark has measured."""
+"""Every figure of README and docs/benchmarks.md is one that the benchmark has measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from benchmarks import readme
 from benchmarks.results import Results
@@ -11,12 +13,24 @@ PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "benchmarks" / "results"
 
 
-def test_the_readme_shows_the_committed_figures() -> None:
-    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
+def test_the_pages_show_the_committed_figures(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     results = Results.load_from(RESULTS / "results.json")
     figures = readme.fragments(results, RESULTS / "long.jsonl")
     assert readme.regions(text)
     assert readme.rewritten(text, figures) == text
+
+
+def test_each_figure_has_its_place_on_one_page() -> None:
+    regions = [name for page in readme.PAGES for name in readme.regions(page.read_text("utf-8"))]
+    results = Results.load_from(RESULTS / "results.json")
+    assert set(regions) == set(readme.fragments(results, RESULTS / "long.jsonl"))
+
+
+def test_the_readme_can_be_read_in_a_few_minutes() -> None:
+    lines = (PROJECT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
 
 
 def test_the_page_with_everything_shows_them_too() -> None:

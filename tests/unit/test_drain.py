@@ -1,24 +1,28 @@
-"""Which connections are idle, and how a drain is announced on those that are not."""
+"""Which connections wait for their clients, and how a drain is announced on the others."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
+import multiprocessing
+import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from uvicorn.config import Config
 from uvicorn.lifespan.off import LifespanOff
 
-from litellm_resilience.supervisor.drain import (
-    CLOSE_HEADER,
-    TICKS_PER_LOOK,
-    DrainingServer,
-    is_idle,
-)
+from litellm_resilience.supervisor.drain import CLOSE_HEADER, TICKS_PER_LOOK, DrainingServer
 from litellm_resilience.supervisor.figures import NOTHING_HELD, Held
+from litellm_resilience.supervisor.link import Link
+from litellm_resilience.supervisor.quiet import Quiet, Waiting, counting, waits
+from litellm_resilience.supervisor.scoreboard import Scoreboard
+from litellm_resilience.supervisor.worker import Assignment, WorkerServer
 from tests.support import strict_websocket
 
 OWN = (b"server", b"uvicorn")
@@ -28,9 +32,17 @@ class Cycle:
     """A request and its response."""
 
     def __init__(
-        self, scope: object = None, *, started: bool = False, complete: bool = False
+        self,
+        scope: object = None,
+        *,
+        started: bool = False,
+        complete: bool = False,
+        more_body: bool = False,
+        waiting_for_100_continue: bool = False,
     ) -> None:
         self.scope = scope
+        self.more_body = more_body
+        self.waiting_for_100_continue = waiting_for_100_continue
         self.response_started = started or complete
         self.response_complete = complete
         self.default_headers = [OWN]
@@ -41,19 +53,30 @@ class H11Parser:
         self.trailing_data = (received, False)
 
 
-class H11Connection:
+class Connection:
+    """What connections of uvicorn's HTTP protocols have in common."""
+
+    pieces = 0
+
+    def __init__(self) -> None:
+        self.flow = SimpleNamespace(read_paused=False)
+
+
+class H11Connection(Connection):
     """A connection as of uvicorn's h11 protocol, with what its parser has not used yet."""
 
     def __init__(self, cycle: Cycle | None = None, received: bytes = b"") -> None:
+        super().__init__()
         self.conn = H11Parser(received)
         self.scope = cycle and cycle.scope
         self.cycle = cycle
 
 
-class HttptoolsConnection:
+class HttptoolsConnection(Connection):
     """A connection as of uvicorn's httptools protocol: a new scope as soon as a request begins."""
 
     def __init__(self, cycle: Cycle | None = None, scope: object = None) -> None:
+        super().__init__()
         self.scope = scope
         self.cycle = cycle
 
@@ -77,38 +100,133 @@ def httptools_after(cycle: Cycle) -> HttptoolsConnection:
     ids=["h11 new", "h11 answered", "httptools new", "httptools answered"],
 )
 def test_it_is_idle_before_and_between_requests(connection: object) -> None:
-    assert is_idle(connection)
+    assert waits(connection) is Waiting.REQUEST
+
+
+@pytest.mark.parametrize("kind", [H11Connection, httptools_after])
+@pytest.mark.parametrize(
+    "cycle",
+    [
+        Cycle({}),
+        Cycle({}, started=True),
+        Cycle({}, more_body=True, started=True),
+        Cycle({}, more_body=True, waiting_for_100_continue=True),
+    ],
+    ids=["asked", "answering", "answering early", "not told to go on"],
+)
+def test_while_it_is_our_turn_it_does_not_wait(kind: Any, cycle: Cycle) -> None:
+    assert waits(kind(cycle)) is None
+
+
+@pytest.mark.parametrize("kind", [H11Connection, httptools_after])
+def test_it_does_not_wait_while_we_do_not_read(kind: Any) -> None:
+    connection = kind(Cycle({}, more_body=True))
+    assert waits(connection) is Waiting.REST
+    connection.flow.read_paused = True
+    assert waits(connection) is None
 
 
 @pytest.mark.parametrize(
     "connection",
     [
-        H11Connection(Cycle({})),
-        H11Connection(Cycle({}, started=True)),
         H11Connection(received=b"GET / HT"),
         H11Connection(Cycle({}, complete=True), received=b"GET / HT"),
-        httptools_after(Cycle({})),
-        httptools_after(Cycle({}, started=True)),
+        H11Connection(Cycle({}, more_body=True)),
         HttptoolsConnection(scope={}),
         HttptoolsConnection(Cycle({}, complete=True), scope={}),
+        httptools_after(Cycle({}, more_body=True)),
     ],
     ids=[
-        "h11 asked",
-        "h11 answering",
         "h11 first half",
         "h11 next half",
-        "httptools asked",
-        "httptools answering",
+        "h11 body",
         "httptools first half",
         "httptools next half",
+        "httptools body",
     ],
 )
-def test_it_is_not_idle_from_the_first_byte_to_the_last(connection: object) -> None:
-    assert not is_idle(connection)
+def test_it_waits_for_the_rest_of_a_request_that_has_begun(connection: object) -> None:
+    assert waits(connection) is Waiting.REST
 
 
-def test_a_websocket_is_never_idle() -> None:
-    assert not is_idle(WebSocketConnection())
+def test_nothing_is_known_of_a_request_whose_pieces_are_not_counted() -> None:
+    connection = SimpleNamespace(cycle=None, scope={})
+    assert waits(connection) is None
+
+
+def test_a_websocket_never_waits() -> None:
+    assert waits(WebSocketConnection()) is None
+
+
+class Ended(Connection):
+    """A connection that knows how it was ended, over a real socket if it is given one."""
+
+    cycle = None
+    scope: object = None
+
+    def __init__(self, own: socket.socket | None = None) -> None:
+        super().__init__()
+        self.told: list[bytes] = []
+        self.closed = 0
+        self.transport = SimpleNamespace(
+            get_extra_info=lambda name: own if name == "socket" else None,
+            write=self.told.append,
+            close=self.shutdown,
+        )
+
+    def shutdown(self) -> None:
+        self.closed += 1
+
+
+BOUNDS = {Waiting.REQUEST: 5.0, Waiting.REST: 30.0}
+
+
+def test_an_idle_connection_ends_at_its_bound_without_a_word() -> None:
+    quiet, connection = Quiet(), Ended()
+    for now in (100.0, 104.9):
+        quiet.end([connection], BOUNDS, now)
+    assert not connection.closed
+    quiet.end([connection], BOUNDS, 105.0)
+    assert connection.closed
+    assert connection.told == []
+
+
+def test_a_request_that_does_not_go_on_is_told_so_at_its_bound() -> None:
+    """Each piece that comes gives it the whole time anew."""
+    quiet, connection = Quiet(), Ended()
+    connection.scope = {}
+    for piece, now in enumerate((100.0, 129.0, 158.0)):
+        connection.pieces = piece
+        quiet.end([connection], BOUNDS, now)
+    quiet.end([connection], BOUNDS, 187.9)
+    assert not connection.closed
+    quiet.end([connection], BOUNDS, 188.0)
+    assert connection.closed
+    assert connection.told[0].startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_request_that_begins_has_its_own_bound() -> None:
+    quiet, connection = Quiet(), Ended()
+    quiet.end([connection], BOUNDS, 100.0)
+    connection.scope = {}
+    connection.pieces += 1
+    for now in (104.0, 133.0):
+        quiet.end([connection], BOUNDS, now)
+    assert not connection.closed
+
+
+def test_what_has_come_and_is_not_read_yet_keeps_a_connection() -> None:
+    """The event loop may have been busy since; the client has sent in time."""
+    theirs, own = socket.socketpair()
+    with theirs, own:
+        quiet, connection = Quiet(), Ended(own)
+        quiet.end([connection], BOUNDS, 100.0)
+        theirs.send(b"GET")
+        quiet.end([connection], BOUNDS, 200.0)
+        assert not connection.closed
+        own.recv(3)
+        quiet.end([connection], BOUNDS, 200.1)
+        assert connection.closed
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
@@ -130,11 +248,17 @@ async def test_uvicorns_own_connections_are_understood(module: str, protocol: st
     pytest.importorskip(module)
     implementation = importlib.import_module(f"uvicorn.protocols.http.{module}_impl")
     server = server_of()
-    connection = getattr(implementation, protocol)(server.config, server.server_state, {})
+    counted = counting(getattr(implementation, protocol))
+    connection: Any = counted(server.config, server.server_state, {})
     connection.connection_made(asyncio.Transport())
-    assert is_idle(connection)
-    connection.data_received(b"GET / HTTP/1.1\r\nHo")
-    assert not is_idle(connection)
+    assert waits(connection) is Waiting.REQUEST
+    connection.data_received(b"POST / HTTP/1.1\r\nHo")
+    assert waits(connection) is Waiting.REST
+    connection.data_received(b"st: a\r\nContent-Length: 2\r\n\r\n")
+    assert waits(connection) is Waiting.REST
+    connection.data_received(b"{}")
+    assert waits(connection) is None
+    assert connection.pieces == 3
 
 
 def test_the_end_is_announced_once() -> None:
@@ -175,6 +299,30 @@ def test_connections_without_a_request_are_left_alone() -> None:
     server = server_of(WebSocketConnection(), H11Connection(), HttptoolsConnection())
     server._announce()
     assert CLOSE_HEADER in server.server_state.default_headers
+
+
+async def test_replies_say_how_long_their_connection_is_kept_until_they_are_the_last() -> None:
+    waiting = Cycle({})
+    server = server_of(H11Connection(waiting))
+    server.config.timeout_keep_alive = 65
+    server._say_how_long_connections_are_kept()
+    await server.on_tick(0)
+    kept = (b"keep-alive", b"timeout=65")
+    headers = server.server_state.default_headers
+    assert kept in headers
+    waiting.default_headers = headers
+    server._announce()
+    for announced in (waiting.default_headers, server.server_state.default_headers):
+        assert kept not in announced
+        assert announced.count(CLOSE_HEADER) == 1
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5])
+def test_replies_do_not_say_that_their_connection_is_kept_for_no_time(seconds: Any) -> None:
+    server = server_of()
+    server.config.timeout_keep_alive = seconds
+    server._say_how_long_connections_are_kept()
+    assert b"keep-alive" not in dict(server.config.encoded_headers)
 
 
 async def test_only_a_drain_is_announced() -> None:
@@ -340,6 +488,28 @@ async def test_every_http_reply_in_a_drain_announces_it(http: str, until: Any) -
         await asyncio.wait_for(drain, 10)
 
 
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_a_drain_ends_connections_whose_clients_send_nothing(http: str, until: Any) -> None:
+    """However long the keep-alive timeout is."""
+    pytest.importorskip(http)
+    app = Patient()
+    async with started(app, http) as service:
+        server = service.server
+        server.config.timeout_keep_alive = 3600
+        server.idle_grace = server.rest_grace = 0.2
+        idle, half, body = [await service.connect() for _ in range(3)]
+        half.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        body.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        await until(lambda: app.begun == 1 and len(server.server_state.connections) == 3)
+        drain = asyncio.create_task(server.shutdown())
+        with pytest.raises(asyncio.IncompleteReadError):
+            await idle.reply()
+        for peer in (half, body):
+            assert (await peer.reply()).startswith(b"HTTP/1.1 408 ")
+        app.may_answer.set()
+        await asyncio.wait_for(drain, 10)
+
+
 @pytest.mark.parametrize("ws", strict_websocket.PROTOCOLS)
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 async def test_each_handshake_counts_as_one_request(http: str, ws: str) -> None:
@@ -366,3 +536,37 @@ async def test_a_websocket_still_names_its_server(ws: str) -> None:
         peer = await service.connect()
         peer.send(strict_websocket.request())
         assert b"\r\nserver: uvicorn\r\n" in (await peer.reply()).lower()
+
+
+def test_a_worker_asked_to_end_before_its_first_turn_is_told_at_that_turn() -> None:
+    """Older uvicorn would leave without any shutdown."""
+    context = multiprocessing.get_context("spawn")
+    board = Scoreboard.create(context, 1)
+    link = Link.create(context)
+    counts: Any = SimpleNamespace(generation=0, recreated=0, prevented_closes=0, pool_waits=0)
+    server = WorkerServer(
+        Assignment(
+            number=1,
+            config=Config(LifespanOff),
+            sockets=[],
+            link=link.worker,
+            board=board,
+            slot=board.claim(),
+            session_counts=lambda: counts,
+            held=lambda _: NOTHING_HELD,
+            request_limit=None,
+            drain_timeout=1.0,
+            keep_helpers=frozenset(),
+            slow_callback=0.0,
+            watch_replies=False,
+            log=logging.getLogger(__name__),
+            balanced=False,
+        )
+    )
+    server.started = True
+    server.handle_exit(signal.SIGTERM, None)
+    assert not server.should_exit
+    assert asyncio.run(server.on_tick(1))
+    assert server.should_exit
+    link.supervisor.close()
+    link.worker.close()

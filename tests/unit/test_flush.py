@@ -75,6 +75,35 @@ async def test_sinks_are_flushed_after_what_goes_by_itself() -> None:
     await ending
 
 
+async def test_a_count_that_fails_is_not_taken_for_none() -> None:
+    """A set of callbacks may change while it is looked through."""
+    callback, box = Box(1), Box()
+    looks = 0
+
+    async def end_of_callback() -> None:
+        await asyncio.sleep(0.02)
+        callback.number, box.number = 0, 1
+
+    def held() -> int:
+        nonlocal looks
+        looks += 1
+        if looks % 2:
+            raise RuntimeError("Set changed size during iteration")
+        return callback.number
+
+    def sinks() -> tuple[Sink, ...]:
+        held()
+        return (Sink("callbacks", held), box.sink("box"))
+
+    flush = Flush(LOG)
+    flush.add(sinks)
+    ending = asyncio.create_task(end_of_callback())
+    flush.work.started()
+    await flush.run(LONG)
+    await ending
+    assert (box.flushes, box.number, flush.lost) == (1, 0, {})
+
+
 async def test_a_callback_that_never_ends_leaves_time_for_the_sinks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -122,6 +151,46 @@ async def test_what_a_sink_throws_away_with_an_error_is_lost() -> None:
     flush = flush_of(box.sink("box", throw_away))
     await flush.run(LONG)
     assert flush.lost == {"box": 3}
+
+
+async def test_what_a_sink_has_taken_and_not_sent_in_time_is_lost() -> None:
+    """As LiteLLM's job does that writes spend."""
+    box = Box(3)
+
+    async def take() -> None:
+        box.number = 0
+        await never()
+
+    flush = flush_of(box.sink("box", take))
+    await flush.run(SHORT)
+    assert flush.lost == {"box": 3}
+
+
+async def test_a_sink_that_is_cancelled_by_others_costs_its_own_records_only() -> None:
+    cancelled, box = Box(3), Box(2)
+
+    async def throw_away() -> None:
+        cancelled.number = 0
+        raise asyncio.CancelledError
+
+    flush = flush_of(cancelled.sink("cancelled", throw_away), box.sink("box"))
+    await flush.run(LONG)
+    assert (box.number, flush.lost) == (0, {"cancelled": 3})
+
+
+async def test_a_sink_that_is_replaced_while_it_is_flushed_is_counted_too() -> None:
+    former, latter = Box(3), Box(2)
+    there = [former]
+
+    async def reconnect() -> None:
+        there[:] = [latter]
+        await never()
+
+    flush = Flush(LOG)
+    flush.work.started()
+    flush.add(lambda: [Sink("box", lambda b=b: b.number, reconnect, b) for b in there])  # type: ignore[misc]
+    await flush.run(SHORT)
+    assert flush.lost == {"box": 5}
 
 
 async def test_a_source_that_fails_hides_no_other() -> None:

@@ -185,6 +185,24 @@ class TestTalk:
         assert link.worker.told() is Told.DRAIN
         assert link.worker.told() is None
 
+    @pytest.mark.parametrize(
+        ("due", "chosen", "told"),
+        [
+            (Due.REQUESTS, False, Told.DRAIN),
+            (Due.ROLL, False, Told.DRAIN),
+            (Due.MEMORY, False, Told.DRAIN_AND_TELL),
+            (Due.ROLL, True, Told.DRAIN_AND_TELL),
+        ],
+    )
+    def test_a_worker_tells_what_grew_if_it_is_for_memory_or_was_chosen(
+        self, serve: Callable[..., Handle], link: Link, due: Due, chosen: bool, told: Told
+    ) -> None:
+        handle = serve()
+        handle.make_due(due, "has grown", 1.0)
+        handle.tells_growth = chosen
+        handle.drain()
+        assert link.worker.told() is told
+
     def test_a_worker_notices_that_the_supervisor_is_gone(self, link: Link) -> None:
         link.supervisor.close()
         assert link.worker.told() is Told.GONE
@@ -281,6 +299,28 @@ class TestLimits:
         assert handle.make_due(Due.ROLL, "is old", now=20.0)
         assert not handle.observe(now=100.0)
         assert (handle.due, handle.reason) == (Due.ROLL, "is old")
+
+    def test_memory_is_the_better_reason(
+        self, serve: Callable[..., Handle], holding: Callable[[int], None]
+    ) -> None:
+        """A replacement for it is not postponed."""
+        handle = serve(memory=100 * MEGABYTE)
+        handle.make_due(Due.REQUESTS, "has answered 5 requests", now=20.0)
+        holding(150)
+        assert handle.observe(now=21.0)
+        assert (handle.due, handle.reason) == (Due.MEMORY, "holds 150 of 100 MB")
+        assert not handle.observe(now=22.0)
+
+    def test_the_status_says_that_a_replacement_is_postponed(
+        self, serve: Callable[..., Handle], board: Scoreboard
+    ) -> None:
+        handle = serve()
+        handle.make_due(Due.ROLL, "is old", now=20.0)
+        handle.postpone()
+        assert handle.view().postponed
+        assert board.row(0).reason == b"is old; postponed: enough workers drain"
+        handle.enter(WorkerState.RETIRING, now=30.0)
+        assert board.row(0).reason == b"is old"
 
     @pytest.mark.parametrize(
         "state", [WorkerState.BOOTING, WorkerState.RETIRING, WorkerState.DRAINING]
@@ -413,3 +453,46 @@ class TestEnd:
         assert process.closed
         assert link.worker.told() is Told.GONE
         assert board.claim() == handle.slot
+
+
+class TestMute:
+    """A worker whose loop is blocked, and whose watching thread cannot say so."""
+
+    def test_it_is_told_once(
+        self, serve: Callable[..., Handle], board: Scoreboard, figures: Callable[[float, int], None]
+    ) -> None:
+        handle = serve()
+        figures(20.0, 1)
+        board.row(0).watched_at = 20.5
+        handle.observe(20.0)
+        assert handle.mute_for(22.0, 1.0) == 0.0
+        assert handle.mute_for(22.5, 1.0) == 2.5
+        assert handle.mute_for(23.0, 1.0) == 0.0
+
+    @pytest.mark.parametrize(
+        ("watched_at", "slow_callback"), [(21.1, 1.0), (0.0, 1.0), (20.5, 0.0), (20.5, 60.0)]
+    )
+    def test_it_is_not_told_of_one_that_says_so_itself_or_is_not_watched(
+        self,
+        serve: Callable[..., Handle],
+        board: Scoreboard,
+        figures: Callable[[float, int], None],
+        watched_at: float,
+        slow_callback: float,
+    ) -> None:
+        handle = serve()
+        figures(20.0, 1)
+        board.row(0).watched_at = watched_at
+        handle.observe(20.0)
+        assert handle.mute_for(30.0, slow_callback) == 0.0
+
+    def test_a_process_without_a_handler_is_not_sent_what_would_end_it(
+        self,
+        serve: Callable[..., Handle],
+        process: FakeProcess,
+        signals: list[tuple[int, int]],
+    ) -> None:
+        handle = serve()
+        for process.pid in (os.getpid(), None, 2**30):
+            assert not handle.print_stacks()
+        assert signals == []

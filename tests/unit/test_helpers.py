@@ -81,6 +81,25 @@ def test_nothing_that_was_there_before_is_ended(
     os.waitpid(child, 0)
 
 
+def test_an_orphan_of_nobody_is_reaped_and_an_own_child_is_not(
+    start: Callable[..., subprocess.Popen[bytes]], shell: tuple[subprocess.Popen[bytes], int]
+) -> None:
+    """Whoever has started a child may still ask how it ended."""
+    own, (parent, orphan) = start(*SLEEP), shell
+    watch = Helpers()
+    for process in (parent, own):
+        process.kill()
+    parent.wait()
+    os.kill(orphan, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    later = NOW
+    while orphan in Table().all:
+        assert time.monotonic() < deadline
+        later += helpers.UNCLAIMED
+        watch.look(later, {})
+    assert os.waitstatus_to_exitcode(os.waitpid(own.pid, 0)[1]) == -signal.SIGKILL
+
+
 def test_what_was_seen_below_a_worker_ends_with_it(
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
@@ -88,6 +107,9 @@ def test_what_was_seen_below_a_worker_ends_with_it(
     parent = start("sh", "-c", "sleep 600 & echo $!; wait")
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
+    deadline = time.monotonic() + 20
+    while Table().all[child].name != "sleep" and time.monotonic() < deadline:
+        pass
     assert watch.look(NOW, {parent.pid: "worker 1"}) == []
     parent.kill()
     parent.wait()

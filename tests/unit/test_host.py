@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -127,8 +127,16 @@ for name in ("litellm", "litellm.rust_bridge"):
     assert preload(before=guard) == "RuntimeError: threads were started"
 
 
+@pytest.fixture
+def warm_up(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Warm up without what the real LiteLLM would load."""
+    for name, nothing in (("MODULES", ()), ("MODELS", {}), ("CALLS", {})):
+        monkeypatch.setattr(warmup, name, nothing)
+    return warmup.warm_up
+
+
 def test_what_fails_does_not_stop_the_warm_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warm_up: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither an application without a router nor a module that is missing or broken."""
     (tmp_path / "warmed_up.py").touch()
@@ -137,16 +145,39 @@ def test_what_fails_does_not_stop_the_warm_up(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(warmup, "MODULES", ("no_such_module", "broken_module", "warmed_up"))
     monkeypatch.setattr(warmup, "LARGE_MODULES", ("shared_by_several",))
-    warmup.warm_up(object(), 1)
+    warm_up(object(), 1)
     assert "warmed_up" in sys.modules
     assert "shared_by_several" not in sys.modules
-    warmup.warm_up(object(), 2)
+    warm_up(object(), 2)
     assert "shared_by_several" in sys.modules
 
 
-def test_routes_are_asked_until_one_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_built_and_functions_are_called_that_are_there(
+    warm_up: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Model:
+        @classmethod
+        def model_rebuild(cls, *, raise_errors: bool) -> None:
+            assert not raise_errors
+            done.append("built")
+
+    class Broken:
+        @classmethod
+        def model_rebuild(cls, *, raise_errors: bool) -> None:
+            raise TypeError("of another version")
+
+    found = SimpleNamespace(Broken=Broken, Model=Model, find=lambda: done.append("called"))
+    monkeypatch.setitem(sys.modules, "found_models", cast("Any", found))
+    monkeypatch.setattr(warmup, "MODELS", {"no_such": "A", "found_models": "Broken Missing Model"})
+    monkeypatch.setattr(warmup, "CALLS", {"no_such": "a", "found_models": "find"})
+    warm_up(object(), 1)
+    assert done == ["built", "called"]
+
+
+def test_routes_are_asked_until_one_matches(warm_up: Callable[..., None]) -> None:
     base: Any = pytest.importorskip("starlette.routing").Route
-    monkeypatch.setattr(warmup, "MODULES", ())
     asked: list[str] = []
 
     class Route(base):  # type: ignore[misc]
@@ -156,7 +187,7 @@ def test_routes_are_asked_until_one_matches(monkeypatch: pytest.MonkeyPatch) -> 
 
     paths = ("/health", "/v1/chat/completions", "/{anything:path}")
     routes = [Route(path, lambda _: None, methods=["POST"]) for path in paths]
-    warmup.warm_up(SimpleNamespace(router=SimpleNamespace(routes=routes)), 1)
+    warm_up(SimpleNamespace(router=SimpleNamespace(routes=routes)), 1)
     assert asked == ["/health", "/v1/chat/completions"]
 
 

@@ -35,8 +35,8 @@ FOR_ALL = f"{NAME}.__version__"
 """All that a folder may take from the modules at the top."""
 KNOW_LITELLM = {"servers", "repairs"}
 ABOUT_LITELLM = {"litellm", "litellm_cli", "litellm_enterprise"}
-CALLBACK = PACKAGE / "demo" / "close_session.py"
-"""Loaded by LiteLLM from a copy of the file; nothing of this package imports LiteLLM with it."""
+CALLBACKS = {PACKAGE / "demo" / "close_session.py", PACKAGE / "demo" / "batch_sink.py"}
+"""Loaded by LiteLLM from a copy of the file; nothing of this package imports LiteLLM with them."""
 DEMO_NEEDS = {*sys.stdlib_module_names, "aiohttp", "typing_extensions", NAME}
 FOR_TESTS = {"tests", "benchmarks", "pytest"}
 IMPORTERS = {"import_module", "find_spec", "__import__"}
@@ -126,14 +126,14 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_only_repairs_and_servers_know_litellm() -> None:
     for path, names in IMPORTED.items():
-        if folder_of(path) not in KNOW_LITELLM and path != CALLBACK:
+        if folder_of(path) not in KNOW_LITELLM and path not in CALLBACKS:
             known = {name for name in names if name.split(".")[0] in ABOUT_LITELLM}
             assert not known, f"{path} knows {known}"
 
 
 def test_the_demo_needs_nothing_else() -> None:
     for path, names in IMPORTED.items():
-        if folder_of(path) == "demo" and path != CALLBACK:
+        if folder_of(path) == "demo" and path not in CALLBACKS:
             assert {name.split(".")[0] for name in names} <= DEMO_NEEDS, path
 
 

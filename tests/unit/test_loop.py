@@ -18,7 +18,7 @@ from pytest_mock import MockerFixture
 from uvicorn.config import Config
 
 from litellm_resilience.session.keeper import Counters
-from litellm_resilience.supervisor import loop, policy
+from litellm_resilience.supervisor import commands, loop, policy
 from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.link import Said
@@ -111,8 +111,11 @@ def make(
 
     ended: list[int] = []
 
-    def build(workers: int = 2, clock: Callable[[], float] = time.monotonic) -> Supervisor:
-        plan = Plan(workers, Settings(), Recycling(requests=5), Counters, ended.append)
+    def build(
+        workers: int = 2, clock: Callable[[], float] = time.monotonic, reload_trial: float = 0.0
+    ) -> Supervisor:
+        settings = Settings(reload_trial=reload_trial)
+        plan = Plan(workers, settings, Recycling(requests=5), Counters, ended.append)
         journal = Journal(logging.getLogger("test"))
         board = Scoreboard.create(launcher.context, capacity=4)
         return Supervisor(Config("x:y"), [], plan, launcher, journal, board=board, clock=clock)
@@ -216,7 +219,7 @@ def test_workers_that_are_started_otherwise_from_now_on_are_announced(
     launcher.method = "spawned"
     launcher.started[0].ends(1)
     supervisor._step()
-    assert f"Supervising 1 workers, spawned: {loop.TEMPLATE_LOST}" in caplog.text
+    assert f"Supervising 1 worker, spawned: {loop.TEMPLATE_LOST}" in caplog.text
     assert supervisor._board.totals.start_method == "spawned"
 
 
@@ -311,7 +314,7 @@ def test_a_fault_in_what_else_is_served_is_not_the_workers(
     make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = make(2)
-    supervisor._services = [FailingService()]
+    supervisor.services = [FailingService()]
     become_ready(supervisor, launcher)
     launcher.started[0].ends(1)
     supervisor._step()
@@ -320,14 +323,16 @@ def test_a_fault_in_what_else_is_served_is_not_the_workers(
 
 
 @pytest.mark.parametrize(
-    ("state", "line"),
+    ("state", "held", "line"),
     [
-        (WorkerState.SERVING, "died: exited with status 9; 3 records are lost with it; replacing"),
-        (WorkerState.DRAINING, "exited with status 9 while draining; 3 records are lost with it"),
+        (WorkerState.SERVING, 3, "died: exited with status 9; 3 records are lost with it; repl"),
+        (WorkerState.SERVING, 1, "died: exited with status 9; 1 record is lost with it; replacing"),
+        (WorkerState.DRAINING, 3, "exited with status 9 while draining; 3 records are lost with"),
     ],
 )
 def test_a_death_says_how_many_records_are_lost_with_it(
     state: WorkerState,
+    held: int,
     line: str,
     make: Callable[..., Supervisor],
     launcher: FakeLauncher,
@@ -337,8 +342,111 @@ def test_a_death_says_how_many_records_are_lost_with_it(
     become_ready(supervisor, launcher)
     (handle,) = supervisor._workers
     handle.enter(state, time.monotonic())
-    supervisor._board.row(handle.slot).hold({"box": 3})
+    supervisor._board.row(handle.slot).hold({"box": held})
     launcher.started[0].ends(9)
     supervisor._step()
     assert any(line in record.getMessage() for record in caplog.records)
-    assert supervisor._board.lost_records() == {"box": 3}
+    assert supervisor._board.lost_records() == {"box": held}
+
+
+def told(supervisor: Supervisor, *words: str, now: float = 1.0) -> dict[str, Any]:
+    return commands.perform(supervisor, supervisor._journal, words, now)
+
+
+def test_each_command_says_what_it_has_done(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = make(2)
+    become_ready(supervisor, launcher)
+    assert told(supervisor, "recycle", "2")["done"] == "replacing worker 2 (pid 1001)"
+    assert [worker.due for worker in supervisor._workers] == [None, policy.Due.ROLL]
+    assert told(supervisor, "roll")["workers"] == [1, 2]
+    assert all(worker.due is policy.Due.ROLL for worker in supervisor._workers)
+    supervisor.recycle(1, "", 1.0)
+    supervisor._workers[0].enter(WorkerState.DRAINING, 1.0)
+    assert told(supervisor, "recycle", "1") == {
+        "refused": "there is no worker 1 that serves or starts"
+    }
+    assert told(supervisor, "recycle", "9")["refused"].startswith("there is no worker 9")
+    assert told(supervisor, "workers", "2")["target"] == supervisor._demand().target == 2
+    assert told(supervisor, "workers", "3")["refused"] == "there is room for 2 workers only"
+    assert told(supervisor, "nonsense")["refused"].startswith("there is no command 'nonsense'")
+    assert supervisor._demand().target == 2
+    done = [
+        record.getMessage()
+        for record in caplog.records
+        if record.getMessage().startswith("Command ")
+    ]
+    assert done == [
+        "Command recycle: replacing worker 2 (pid 1001)",
+        "Command roll: replacing all workers: 1, 2",
+        "Command workers: 2 workers from now on",
+    ]
+
+
+def tried(supervisor: Supervisor, launcher: FakeLauncher) -> list[WorkerState]:
+    """Have all that was started become ready; return the states of the workers."""
+    supervisor._step()
+    for process in launcher.started:
+        if not process.closed:
+            process.says(Said.READY)
+    supervisor._step()
+    return [worker.state for worker in supervisor._workers]
+
+
+def test_a_second_reload_during_a_trial_tries_another_worker(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = make(1, clock=lambda: 0.0, reload_trial=9.0)
+    become_ready(supervisor, launcher)
+    for _ in range(3):
+        assert told(supervisor, "roll")["workers"] == [1]
+    assert tried(supervisor, launcher) == [WorkerState.SERVING] * 2
+    told(supervisor, "roll")
+    states = tried(supervisor, launcher)
+    assert states == [WorkerState.SERVING, WorkerState.DRAINING, WorkerState.SERVING]
+    assert supervisor.rolling
+    launcher.started[2].ends(1)
+    supervisor._step()
+    assert "The reload is taken back: worker 3 (pid 1002) exited with status 1" in caplog.text
+    assert not supervisor.rolling
+
+
+def test_a_reload_is_not_taken_back_when_nobody_from_before_serves(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = make(1, clock=lambda: 0.0, reload_trial=9.0)
+    become_ready(supervisor, launcher)
+    told(supervisor, "roll")
+    assert tried(supervisor, launcher) == [WorkerState.SERVING] * 2
+    row = supervisor._board.row(supervisor._workers[1].slot)
+    launcher.started[0].ends(1)
+    supervisor._step()
+    row.answered.replies = row.answered.errors = 9
+    supervisor._step()
+    assert [worker.state for worker in supervisor._workers][:1] == [WorkerState.SERVING]
+    assert "taken back" not in caplog.text
+
+
+def test_a_drain_ends_and_takes_nothing_but_a_stop(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, mocker: MockerFixture
+) -> None:
+    """A stop may shorten it, never lengthen it."""
+    supervisor = make(1, clock=lambda: 0.0)
+    become_ready(supervisor, launcher)
+    (worker,) = supervisor._workers
+    drain, stop = mocker.spy(worker, "drain"), mocker.spy(worker, "stop")
+    settings = Settings()
+    margin = settings.flush_timeout + loop.STOP_MARGIN
+    assert told(supervisor, "drain")["seconds"] == settings.drain_timeout + margin
+    assert (drain.call_count, stop.call_count) == (1, 0)
+    for words in (["roll"], ["recycle", "1"], ["workers", "1"], ["drain"]):
+        assert told(supervisor, *words) == {"refused": "it is draining already"}
+    supervisor._config.timeout_graceful_shutdown = 3
+    assert told(supervisor, "stop")["seconds"] == 3 + margin
+    assert told(supervisor, "stop", now=2.0)["seconds"] == 2 + margin
+    assert (drain.call_count, stop.call_count) == (1, 1)
+    assert told(supervisor, "drain") == {"refused": "it is stopping already"}
+    launcher.started[0].ends(0)
+    assert supervisor._step() is False
+    assert len(launcher.started) == 1

@@ -24,6 +24,7 @@ def board() -> Scoreboard:
         row.state, row.request_limit = WorkerState.SERVING, 10
         Figures(row, 0.1).turned(1.0, answered, 1, Counters(pool_waits=2))
     found.row(0).lose({"box": 2})
+    found.row(1).count_block("callbacks")
     found.totals.target = 2
     found.totals.boot.observe(0.3)
     return found

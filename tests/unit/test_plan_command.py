@@ -74,12 +74,26 @@ def test_the_report() -> None:
         "a worker boots in 12 s (given), a replacement of litellm-resilient in 0.3 s",
     ]
     assert "after a deploy 100 % (96.3 % to 100 %) never" in lines
-    assert "workers at once in a pod 2 3" in lines
+    assert "workers at once in a pod 2 4" in lines
+    assert "of them draining - 2" in lines
     text = " ".join(lines)
     assert "No jitter up to the limit keeps the chance for litellm at 1 %: with 1000" in text
     assert max(len(line) for line in result.output.splitlines()) <= 100
     for row in ("time between recycles", "recycles per day", "lost capacity", "nothing serves"):
         assert row in text
+
+
+def test_a_plan_counts_workers_that_drain() -> None:
+    """Streams of 200 s, a worker due every 25 s: at the cap workers serve on, and it is said."""
+    few, many = (planned("--drain_seconds", "200", "--max_draining_workers", n) for n in "29")
+    assert (few["ours"]["most_draining"], few["ours"]["most_workers"]) == (2, 4)
+    assert 7 <= many["ours"]["most_draining"] <= 9
+    assert few["ours"]["overshoot"]["value"] > 1000 > many["ours"]["overshoot"]["value"]
+    assert few["ours"]["seconds_between"]["value"] == pytest.approx(100, rel=0.05)
+    said = "Recycles are due faster than workers drain"
+    assert said in run(*PLAN, "--drain_seconds", "200").output
+    assert said not in run(*PLAN).output
+    assert few["upstream"]["most_draining"] is None
 
 
 def test_the_same_seed_gives_the_same_plan() -> None:
@@ -105,6 +119,10 @@ def test_ours_loses_nothing_in_a_plan() -> None:
         (["--pods", "4"], {}, {"pods": 4, "rate": 40}),
         (["--no_preload"], {}, {"ready_seconds": 12}),
         (["--max_restarting_workers", "2"], {}, {"max_restarting": 2}),
+        ([], {}, {"max_draining": 2, "drain_seconds": 5}),
+        (["--num_workers=3"], {}, {"max_draining": 3}),
+        (["--max_draining_workers", "9"], {}, {"max_draining": 9}),
+        (["--drain-seconds", "90"], {}, {"drain_seconds": 90}),
         (["--boot-seconds", "9.5"], {}, {"boot_seconds": 9.5, "ready_seconds": 0.3}),
         (["--port", "4000", "--detailed_debug"], {}, {"limit": 1000}),
     ],
@@ -150,6 +168,8 @@ def test_a_target_is_a_share_or_a_percentage(text: str) -> None:
         ([*PLAN, "--boot_seconds", "0"], "--boot_seconds"),
         ([*PLAN, "--boot_seconds", "nan"], "--boot_seconds"),
         ([*PLAN, "--boot_seconds", "soon"], "--boot_seconds"),
+        ([*PLAN, "--drain_seconds", "0"], "--drain_seconds"),
+        (["--drain_seconds", "9"], "--plan"),
         ([*PLAN, "--target", "0"], "--target"),
         ([*PLAN, "--target", "100%"], "--target"),
         ([*PLAN, "--target", "nan"], "--target"),
@@ -176,7 +196,7 @@ def test_a_missing_matplotlib_is_said_before_anything_is_computed(
     simulate = mocker.patch.object(outlook, "of_upstream")
     result = run(*PLAN, "--plot", str(tmp_path / "plan.svg"))
     assert result.exit_code == 2
-    assert "pip install 'litellm-resilience[plot]'" in result.output
+    assert "pip install matplotlib" in result.output
     assert not simulate.called
 
 

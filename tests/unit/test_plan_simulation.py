@@ -25,6 +25,8 @@ scenarios = st.builds(
     boot_seconds=st.floats(0.1, 60),
     ready_seconds=st.floats(0.1, 20),
     max_restarting=st.integers(1, 3),
+    drain_seconds=st.floats(0.1, 100),
+    max_draining=st.integers(1, 4),
     min_lifetime=st.floats(0, 5),
     even_split=st.booleans(),
 )
@@ -82,6 +84,7 @@ def test_ours_replaces_one_at_a_time() -> None:
         boot_seconds=9,
         ready_seconds=2,
         max_restarting=1,
+        max_draining=3,
         even_split=True,
     )
     recycles = list(islice(resilient.recycles(scenario, random.Random(0)), 3))
@@ -89,9 +92,32 @@ def test_ours_replaces_one_at_a_time() -> None:
     assert [each.stopped for each in recycles] == pytest.approx([12, 14, 16])
 
 
+def test_ours_waits_at_the_cap_until_a_worker_has_drained() -> None:
+    scenario = Scenario(
+        workers=3,
+        limit=100,
+        jitter=0,
+        rate=30,
+        boot_seconds=9,
+        ready_seconds=2,
+        drain_seconds=7,
+        max_draining=1,
+        even_split=True,
+    )
+    recycles = list(islice(resilient.recycles(scenario, random.Random(0)), 3))
+    assert [each.stopped for each in recycles] == pytest.approx([12, 21, 30])
+
+
 def test_ours_replaces_no_worker_younger_than_its_least_lifetime() -> None:
     scenario = Scenario(
-        workers=1, limit=1, jitter=0, rate=100, boot_seconds=9, ready_seconds=0.5, min_lifetime=2
+        workers=1,
+        limit=1,
+        jitter=0,
+        rate=100,
+        boot_seconds=9,
+        ready_seconds=0.5,
+        min_lifetime=2,
+        drain_seconds=1,
     )
     recycles = list(islice(resilient.recycles(scenario, random.Random(0)), 3))
     assert [each.stopped for each in recycles] == pytest.approx([2.5, 5, 7.5])
@@ -99,7 +125,14 @@ def test_ours_replaces_no_worker_younger_than_its_least_lifetime() -> None:
 
 def test_ours_overshoots_when_recycles_come_faster_than_replacements() -> None:
     scenario = Scenario(
-        workers=2, limit=10, jitter=0, rate=100, boot_seconds=9, ready_seconds=3, min_lifetime=0
+        workers=2,
+        limit=10,
+        jitter=0,
+        rate=100,
+        boot_seconds=9,
+        ready_seconds=3,
+        min_lifetime=0,
+        max_draining=9,
     )
     timeline = simulated(resilient.recycles, scenario)
     assert timeline.seconds / len(timeline.recycles) == pytest.approx(3, rel=0.05)
@@ -134,6 +167,12 @@ def test_ours_keeps_every_worker_until_its_limit(scenario: Scenario, seed: int) 
         begun = recycle.stopped - scenario.ready_seconds
         under_way = [each for each in recycles[:number] if each.stopped > begun + 1e-6]
         assert len(under_way) < scenario.max_restarting
+        draining = [
+            each
+            for each in recycles[:number]
+            if each.stopped + scenario.drain_seconds > begun + 1e-6
+        ]
+        assert len(draining) < scenario.max_draining
 
 
 @given(scenario=scenarios, seed=st.integers())

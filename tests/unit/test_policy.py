@@ -17,6 +17,7 @@ from litellm_resilience.supervisor.policy import (
     Due,
     GiveUp,
     Kill,
+    Postpone,
     Retire,
     Settings,
     Start,
@@ -58,13 +59,17 @@ def draining(number: int, **known: Any) -> Worker:
 
 
 def decided(
-    *workers: Worker, target: int = 2, max_restarting: int = 1, **demand: Any
+    *workers: Worker,
+    target: int = 2,
+    max_restarting: int = 1,
+    max_draining: int | None = None,
+    **demand: Any,
 ) -> list[Action]:
     """Return what to do now."""
     return decide(
         NOW,
         workers,
-        replace(SETTINGS, max_restarting=max_restarting),
+        replace(SETTINGS, max_restarting=max_restarting, max_draining=max_draining),
         Demand(target=target, **demand),
     )
 
@@ -165,6 +170,63 @@ class TestReplacement:
         assert decided(booting(1, due=Due.ROLL), target=1) == []
 
 
+class TestDrainingCap:
+    @pytest.mark.parametrize("due", [Due.REQUESTS, Due.LIFETIME, Due.ROLL])
+    def test_while_enough_drain_a_due_worker_serves_on(self, due: Due) -> None:
+        workers = [serving(1, due=due), serving(2), draining(3), draining(4)]
+        assert decided(*workers, max_draining=2) == [Postpone(1)]
+        assert decided(*workers, max_draining=3) == [Retire(1), Start()]
+
+    def test_it_is_said_once_for_each(self) -> None:
+        workers = [serving(1, due=Due.ROLL, postponed=True), serving(2, due=Due.ROLL), draining(3)]
+        assert decided(*workers, max_draining=1) == [Postpone(2)]
+
+    def test_the_longest_postponed_goes_first_when_a_place_is_free(self) -> None:
+        workers = [
+            serving(1, due=Due.REQUESTS, due_at=NOW - 1, postponed=True),
+            serving(2, due=Due.REQUESTS, due_at=NOW - 2, postponed=True),
+            draining(3),
+        ]
+        assert decided(*workers, max_draining=2, max_restarting=2) == [Retire(2), Start()]
+
+    def test_one_that_retires_will_drain(self) -> None:
+        workers = [retiring(1), serving(2, due=Due.REQUESTS), serving(3), booting(4)]
+        assert decided(*workers, target=3, max_restarting=2, max_draining=1) == [Postpone(2)]
+
+    def test_one_that_leaves_now_drains(self) -> None:
+        workers = [retiring(1), serving(2, due=Due.REQUESTS), serving(3)]
+        assert decided(*workers, max_draining=1) == [Drain(1), Postpone(2)]
+
+    def test_one_that_was_killed_has_not_ended_yet(self) -> None:
+        workers = [serving(1, due=Due.REQUESTS), serving(2), draining(3, doomed=True)]
+        assert decided(*workers, max_draining=1) == [Postpone(1)]
+
+    def test_memory_does_not_wait(self) -> None:
+        large = serving(2, due=Due.MEMORY, memory=900)
+        workers = [serving(1, due=Due.REQUESTS), large, draining(3), draining(4)]
+        assert decided(*workers, max_draining=2) == [Retire(2), Postpone(1), Start()]
+
+    def test_memory_takes_a_place(self) -> None:
+        workers = [serving(1, due=Due.REQUESTS), serving(2, due=Due.MEMORY), serving(3)]
+        assert decided(*workers, target=3, max_restarting=2, max_draining=1) == [
+            Retire(2),
+            Postpone(1),
+            Start(),
+        ]
+
+    def test_a_death_is_replaced_all_the_same(self) -> None:
+        assert decided(serving(1), draining(3), draining(4), max_draining=1) == [Start()]
+
+    @pytest.mark.parametrize(("target", "most"), [(1, 2), (2, 2), (8, 8)])
+    def test_by_default_as_many_as_serve_may_drain(self, target: int, most: int) -> None:
+        """Or a roll could not end before the streams of its first workers."""
+        workers = [serving(number, due=Due.ROLL) for number in range(target)]
+        others = [draining(100 + number) for number in range(most)]
+        assert decided(*workers, *others[2:], target=target) == [Retire(0), Start()]
+        postponed = [Postpone(number) for number in range(target)]
+        assert decided(*workers, *others, target=target) == postponed
+
+
 def kills(worker: Worker) -> list[int]:
     return [action.number for action in decided(worker, target=1) if isinstance(action, Kill)]
 
@@ -253,6 +315,12 @@ class World:
     def capacity(self) -> int:
         return len(self.alive(WorkerState.SERVING, WorkerState.RETIRING))
 
+    @property
+    def free_places(self) -> int:
+        """How many more may be chosen that will drain."""
+        taken = len(self.in_state(WorkerState.DRAINING)) + len(self.alive(WorkerState.RETIRING))
+        return self.settings.most_draining(self.target) - taken
+
     def change(self, worker: Worker, **news: Any) -> None:
         self.workers[worker.number] = replace(worker, **news)
 
@@ -300,8 +368,15 @@ class World:
             if isinstance(action, Retire):
                 assert worker.state is WorkerState.SERVING
                 assert worker.due is not None
+                assert worker.due is Due.MEMORY or self.free_places > 0
                 self.change(worker, state=WorkerState.RETIRING, since=self.now)
                 assert len(self.alive(WorkerState.RETIRING)) <= self.settings.max_restarting
+            elif isinstance(action, Postpone):
+                assert worker.state is WorkerState.SERVING
+                assert worker.due not in (None, Due.MEMORY)
+                assert not worker.postponed
+                assert self.free_places <= 0
+                self.change(worker, postponed=True)
             elif isinstance(action, Drain):
                 assert worker.state in (WorkerState.SERVING, WorkerState.RETIRING)
                 self.change(worker, state=WorkerState.DRAINING, since=self.now)
@@ -338,6 +413,9 @@ class World:
             if worker.due is Due.ROLL
             or (worker.due and self.now - (worker.ready_at or 0) >= self.settings.min_lifetime)
         ]
+        if self.free_places <= 0 and hopeful:
+            assert all(worker.postponed for worker in waiting if worker.due is not Due.MEMORY)
+            waiting = [worker for worker in waiting if worker.due is Due.MEMORY]
         busy = len(self.alive(WorkerState.RETIRING)) >= self.settings.max_restarting
         assert not hopeful or busy or not waiting
 
@@ -401,6 +479,12 @@ class World:
             due = (Due.REQUESTS, Due.MEMORY, Due.LIFETIME)[choice % 3]
             self.change(worker, due=due, due_at=self.now, memory=choice)
 
+    def grow(self, choice: int) -> None:
+        """Reach the limit of memory while it waits for another reason."""
+        worker = pick([w for w in self.in_state(WorkerState.SERVING) if w.due], choice)
+        if worker:
+            self.change(worker, due=Due.MEMORY, memory=choice)
+
     def roll(self, choice: int) -> None:
         for worker in list(self.workers.values()):
             if worker.due is None:
@@ -425,6 +509,16 @@ class World:
             self.settle()
 
 
+def test_a_trial_wants_one_worker_more_and_replaces_nobody() -> None:
+    trial = Demand(target=2, trial=True)
+    workers = [serving(1, due=Due.REQUESTS), serving(2)]
+    assert decide(NOW, workers, SETTINGS, trial) == [Start()]
+    assert decide(NOW, [*workers, booting(3)], SETTINGS, trial) == []
+    assert decide(NOW, [*workers, serving(3)], SETTINGS, trial) == []
+    over = decide(NOW, [*workers, serving(3)], SETTINGS, Demand(target=2))
+    assert over == [Drain(1)]
+
+
 def pick(workers: list[Worker], choice: int) -> Worker | None:
     return workers[choice % len(workers)] if workers else None
 
@@ -438,6 +532,7 @@ EVENTS = (
     World.drain_by_itself,
     World.hang,
     World.reach_limit,
+    World.grow,
     World.roll,
     World.more,
     World.fewer,
@@ -448,13 +543,20 @@ EVENTS = (
 @given(
     target=st.integers(1, 4),
     max_restarting=st.integers(1, 3),
+    max_draining=st.none() | st.integers(1, 4),
     boots=st.booleans(),
     history=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 11)), max_size=40),
 )
 def test_any_history(
-    target: int, max_restarting: int, boots: bool, history: list[tuple[Any, int]]
+    target: int,
+    max_restarting: int,
+    max_draining: int | None,
+    boots: bool,
+    history: list[tuple[Any, int]],
 ) -> None:
-    world = World(target, replace(SETTINGS, max_restarting=max_restarting))
+    world = World(
+        target, replace(SETTINGS, max_restarting=max_restarting, max_draining=max_draining)
+    )
     world.settle()
     for _ in range(target if boots else 0):
         world.become_ready(0)

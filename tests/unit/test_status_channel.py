@@ -1,4 +1,4 @@
-"""The status socket: private, never stolen, never in the way."""
+"""The supervisor's socket: private, never stolen, never in the way."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import resource
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from litellm_resilience.status import channel
-from litellm_resilience.status.channel import StatusSocket, UnavailableError, ask, find
+from litellm_resilience.status.channel import (
+    SupervisorSocket,
+    UnavailableError,
+    ask,
+    chosen,
+    find,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="no Unix sockets here")
 
@@ -33,15 +39,24 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(path)
 
 
+def listening(path: Path, state: Any = None) -> SupervisorSocket:
+    """Return a socket whose supervisor repeats each command."""
+    return SupervisorSocket(
+        path,
+        lambda now: {"now": now} if state is None else state,
+        lambda words, now: {"done": " ".join(words), "now": now},
+    )
+
+
 class Answering:
-    """A supervisor's loop, reduced to its status socket."""
+    """A supervisor's loop, reduced to its socket."""
 
     def __init__(self, path: Path, state: Any = None) -> None:
-        self.socket = StatusSocket(path, lambda now: {"now": now} if state is None else state)
+        self.socket = listening(path, state)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> StatusSocket:
+    def __enter__(self) -> SupervisorSocket:
         self._thread.start()
         return self.socket
 
@@ -88,7 +103,7 @@ def test_a_second_supervisor_does_not_steal_it(folder: Path) -> None:
     path = folder / "s"
     with Answering(path):
         with pytest.raises(UnavailableError, match="another supervisor uses"):
-            StatusSocket(path, lambda _: {})
+            listening(path)
         assert ask(path) == {"now": 7.0}
 
 
@@ -107,7 +122,7 @@ def test_a_file_that_is_no_socket_is_left_alone(folder: Path) -> None:
     path = folder / "s"
     path.write_text("precious")
     with pytest.raises(UnavailableError, match="not a socket of ours"):
-        StatusSocket(path, lambda _: {})
+        listening(path)
     assert path.read_text() == "precious"
 
 
@@ -125,7 +140,7 @@ def test_no_symlink_is_followed(folder: Path, name: str, target_is: str) -> None
         before = target.lstat() if target.exists() else None
         (folder / name).symlink_to(target)
         with pytest.raises(UnavailableError):
-            StatusSocket(folder / "s", lambda _: {})
+            listening(folder / "s")
         assert (target.lstat() if target.exists() else None) == before
         assert (folder / name).is_symlink()
 
@@ -170,7 +185,7 @@ def test_somebody_elses_socket_or_lock_is_left_alone(folder: Path, name: str) ->
             (folder / name).touch()
         os.chown(folder / name, NOBODY, NOBODY)
         with pytest.raises(UnavailableError, match=r"not a socket of ours|somebody else's"):
-            StatusSocket(folder / "s", lambda _: {})
+            listening(folder / "s")
         assert (folder / name).stat().st_uid == NOBODY
 
 
@@ -191,6 +206,18 @@ def test_another_user_cannot_connect(folder: Path, umask: int) -> None:
 
 
 @AS_ROOT
+def test_only_the_owner_may_command(folder: Path) -> None:
+    """Whatever has become of the modes; the state is told to whoever can connect."""
+    folder.chmod(0o755)
+    with Answering(folder / "s"):
+        (folder / "s").chmod(0o777)
+        assert asked_by(NOBODY, folder / "s") == "answered"
+        told = asked_by(NOBODY, folder / "s", ["roll"])
+        assert told == "only the user that the supervisor runs as may command it"
+        assert asked_by(os.geteuid(), folder / "s", ["roll"]) == "answered"
+
+
+@AS_ROOT
 def test_another_user_cannot_enter_the_directory(folder: Path) -> None:
     folder.chmod(0o755)
     path = channel.default_path("4000")
@@ -199,7 +226,7 @@ def test_another_user_cannot_enter_the_directory(folder: Path) -> None:
         assert asked_by(NOBODY, path) == "Permission denied"
 
 
-def asked_by(user: int, path: Path) -> str:
+def asked_by(user: int, path: Path, words: Sequence[str] = ("status",)) -> str:
     """Return what a process of this user is told."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -208,8 +235,8 @@ def asked_by(user: int, path: Path) -> str:
             os.setgroups([])
             os.setgid(user)
             os.setuid(user)
-            ask(path)
-            os.write(writing, b"answered")
+            refused = ask(path, words).get("refused", "answered")
+            os.write(writing, refused.encode())
         except UnavailableError as error:
             os.write(writing, str(error).rpartition(": ")[2].encode())
         finally:
@@ -229,19 +256,21 @@ def test_a_directory_that_is_a_symlink_is_not_used(folder: Path) -> None:
 
 def test_a_directory_that_does_not_exist_is_said(folder: Path) -> None:
     with pytest.raises(UnavailableError, match="No such file"):
-        StatusSocket(folder / "no" / "s", lambda _: {})
+        listening(folder / "no" / "s")
 
 
 def test_a_client_that_does_not_read_is_not_waited_for(folder: Path) -> None:
     """Nor is one that is gone; who comes after them is answered."""
     path = folder / "s"
-    status = StatusSocket(path, lambda _: {"much": "x" * 10_000_000})
+    status = listening(path, {"much": "x" * 10_000_000})
     with socket.socket(socket.AF_UNIX) as lazy, socket.socket(socket.AF_UNIX) as reader:
         lazy.connect(str(path))
         with socket.socket(socket.AF_UNIX) as gone:
             gone.connect(str(path))
         reader.connect(str(path))
         status.attend(0.0)
+        assert len(status.waitables) == 3
+        status.attend(channel.REQUEST_TIMEOUT)
         assert reader.recv(100).startswith(b'{"much": "xxx')
         assert lazy.recv(100).startswith(b'{"much": "xxx')
     assert status.waitables
@@ -250,7 +279,7 @@ def test_a_client_that_does_not_read_is_not_waited_for(folder: Path) -> None:
 
 def test_no_descriptor_left_is_no_reason_to_spin(folder: Path) -> None:
     """The supervisor would be woken at once, again and again, by a client it cannot accept."""
-    status = StatusSocket(folder / "s", lambda _: {"fine": True})
+    status = listening(folder / "s", {"fine": True})
     assert status.waitables
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(folder / "s"))
@@ -261,6 +290,7 @@ def test_no_descriptor_left_is_no_reason_to_spin(folder: Path) -> None:
             assert status.waitables == []
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        client.sendall(b'["status"]\n')
         status.attend(1.0)
         assert status.waitables
         assert client.recv(100) == b'{"fine": true}'
@@ -288,7 +318,7 @@ def test_the_only_one_that_runs_is_found() -> None:
         assert find() == path
         with (
             Answering(channel.default_path("4002")),
-            pytest.raises(UnavailableError, match=r"4000\.sock, .*4002\.sock; choose"),
+            pytest.raises(UnavailableError, match=r"4000\.sock, .*4002\.sock; choose with --p"),
         ):
             find()
 
@@ -302,5 +332,69 @@ def test_a_worker_that_closes_its_copy_leaves_the_supervisors(folder: Path) -> N
             os._exit(0)
         os.waitpid(child, 0)
         with pytest.raises(UnavailableError, match="another supervisor"):
-            StatusSocket(path, lambda _: {})
+            listening(path)
         assert ask(path) == {"now": 7.0}
+
+
+def test_a_command_is_done_once_and_its_answer_told(folder: Path) -> None:
+    with Answering(folder / "s"):
+        assert ask(folder / "s", ["recycle", "3"]) == {"done": "recycle 3", "now": 7.0}
+
+
+def test_a_command_that_fails_is_not_tried_again(folder: Path) -> None:
+    """The fault is the supervisor's to log; who has asked gets no answer, and the next one does."""
+    tried = []
+
+    def fail(words: Sequence[str], now: float) -> dict[str, Any]:
+        tried.append(words)
+        raise RuntimeError("a bug")
+
+    status = SupervisorSocket(folder / "s", lambda now: {"now": now}, fail)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(folder / "s"))
+        client.sendall(b'["roll"]\n')
+        with pytest.raises(RuntimeError):
+            status.attend(0.0)
+        assert client.recv(100) == b""
+        status.attend(5.0)
+    status.end()
+    assert tried == [["roll"]]
+
+
+def test_a_supervisor_of_before_commands_is_asked_all_the_same(folder: Path) -> None:
+    """It answers and closes without reading."""
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(folder / "s"))
+        former.listen()
+
+        def answer() -> None:
+            for _ in range(2):
+                client, _ = former.accept()
+                client.sendall(b'{"fine": true}')
+                client.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert ask(folder / "s") == {"fine": True}
+        assert ask(folder / "s", ["roll"]) == {"fine": True}
+        thread.join()
+
+
+def test_the_proxy_on_a_port_is_asked_or_none() -> None:
+    with Answering(channel.default_path("4000"), {"supervisor": {"port": 4000}}):
+        assert ask(chosen(None, 4000))["supervisor"]["port"] == 4000
+        with pytest.raises(UnavailableError, match=r"no supervisor runs at .*4001\.sock"):
+            ask(chosen(None, 4001))
+        path = channel.default_path("4000")
+        assert chosen(path, None) == chosen(path, 4000) == path
+        with pytest.raises(UnavailableError, match="does not serve port 4001"):
+            chosen(path, 4001)
+
+
+@pytest.mark.parametrize("supervisor", [None, [], {}, {"port": "4000"}])
+def test_who_does_not_say_its_port_is_not_the_one(folder: Path, supervisor: Any) -> None:
+    with (
+        Answering(folder / "s", {"supervisor": supervisor}),
+        pytest.raises(UnavailableError, match="does not serve port 4000"),
+    ):
+        chosen(folder / "s", 4000)

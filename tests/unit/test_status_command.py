@@ -39,7 +39,7 @@ def state() -> dict[str, Any]:
     board.totals.count_recycled(Due.ROLL)
     journal = Journal(logging.getLogger())
     journal.recent.append((190.0, "Worker 5 (pid 4711) ready after 0.2 s"))
-    return document(board, journal, 4242, 200.0)
+    return document(board, journal, 4242, 4000, 200.0)
 
 
 def test_the_document_has_every_figure(state: dict[str, Any]) -> None:
@@ -72,14 +72,38 @@ def test_the_document_has_every_figure(state: dict[str, Any]) -> None:
 
 def test_the_table_shows_each_worker_in_one_line(state: dict[str, Any]) -> None:
     lines = table.render(state).splitlines()
-    header, first, second = (line.split() for line in lines[3:6])
-    assert header[:5] == ["slot", "gen", "worker", "pid", "state"]
-    assert first[:9] == ["0", "1", "5", "4711", "retiring", "1", "min", "40", "s"]
-    assert "52/50" in first
-    assert lines[4].endswith("has answered 52 requests")
+    header, first, second = (line.split() for line in lines[4:7])
+    assert header[:4] == ["slot", "worker", "pid", "state"]
+    assert first[:9] == ["0", "5", "4711", "retiring", "1", "min", "40", "s", "52/50"]
     assert "booting" in second
+    assert lines[7] == "worker 5 is to be replaced: it has answered 52 requests"
     assert "recycled: 1 (roll); died: 0" in lines[1]
+    assert lines[2] == "sessions recreated: 1, closes prevented: 3, pool waits: 4"
     assert lines[-1].endswith("10 s ago  Worker 5 (pid 4711) ready after 0.2 s")
+
+
+def test_the_table_fits_100_columns(state: dict[str, Any]) -> None:
+    """With the largest figures that are usual; long sentences go on in the next line."""
+    state["workers"][0] |= {
+        "slot": 255,
+        "number": 99_999,
+        "pid": 4_194_304,
+        "age": 86_399.0,
+        "requests": 100_000,
+        "request_limit": 100_000,
+        "in_flight": 1000,
+        "records": 1_000_000,
+        "memory": 99_999 << 20,
+        "event_loop_lag": 59.999,
+        "reason": "x " * 40,
+    }
+    state["supervisor"]["start_obstacle"] = "these threads run: " + ", ".join(["thread"] * 40)
+    state["events"] = [{"seconds_ago": 59, "event": "Supervising, " * 20 + "y" * 200}]
+    shown = table.render(state)
+    assert max(map(len, shown.splitlines())) <= table.WIDTH
+    words = " ".join(shown.split())
+    for text in ("59 s ago Supervising", "it" + " x" * 40, "thread" + ", thread" * 39, "y" * 80):
+        assert text in words
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The status socket when its clients, or whoever answers in its place, are broken or hostile."""
+"""The supervisor's socket when its clients, or who answers in its place, are broken or hostile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from typing_extensions import Self
 
 from litellm_resilience.command import status as command
 from litellm_resilience.status import channel, table
-from litellm_resilience.status.channel import StatusSocket, UnavailableError, ask
+from litellm_resilience.status.channel import SupervisorSocket, UnavailableError, ask
 from litellm_resilience.status.document import document
 from litellm_resilience.supervisor.journal import Journal
 from litellm_resilience.supervisor.scoreboard import Scoreboard
@@ -45,13 +45,13 @@ def folder() -> Iterator[Path]:
 
 
 class Supervising:
-    """A supervisor's loop, reduced to its status socket, that counts how often it is asked."""
+    """A supervisor's loop, reduced to its socket, that notes what it is told to do."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.faults: list[BaseException] = []
-        self.turns = 0
-        self._socket = StatusSocket(path, lambda _: STATE)
+        self.done: list[Sequence[str]] = []
+        self._socket = SupervisorSocket(path, lambda _: STATE, self._perform)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -66,14 +66,18 @@ class Supervising:
         self._socket.end()
         assert not self.faults
 
+    def _perform(self, words: Sequence[str], now: float) -> dict[str, Any]:
+        del now
+        self.done.append(words)
+        return {"done": ""}
+
     def _run(self) -> None:
         while not self._done.is_set():
             multiprocessing.connection.wait(self._socket.waitables, 0.01)
             try:
-                self._socket.attend(0.0)
+                self._socket.attend(time.monotonic())
             except BaseException as error:
                 self.faults.append(error)
-            self.turns += 1
 
     def connect(self) -> socket.socket:
         client = socket.socket(socket.AF_UNIX)
@@ -85,6 +89,16 @@ def say(client: socket.socket, data: bytes) -> None:
     client.settimeout(1)
     with contextlib.suppress(OSError):
         client.sendall(data)
+
+
+def received(client: socket.socket) -> bytes:
+    """Return all that it is told; a connection with unread data ends with a reset."""
+    client.settimeout(10)
+    told = b""
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(65536):
+            told += part
+    return told
 
 
 def reset(client: socket.socket) -> None:
@@ -106,6 +120,23 @@ MANNERS: dict[str, Callable[[socket.socket], object]] = {
 }
 
 
+NO_REQUEST = {
+    "no end of line": b'["roll"]',
+    "half a word": b'["roll',
+    "a mapping": b'{"command": "roll"}\n',
+    "no words": b"[]\n",
+    "a word": b'"roll"\n',
+    "a number": b"[1]\n",
+    "null": b'["roll", null]\n',
+    "no UTF-8": b"\xff\n",
+    "a bomb of lists": b"[" * 10_000 + b"\n",
+    "a number of many digits": b"9" * 10_000 + b"\n",
+    "an empty line": b"\n",
+    "a line too long": b"[" + b" " * channel.LARGEST_REQUEST + b'"roll"]\n',
+    "an endless word": b'["roll", "' + b"x" * 1_000_000,
+}
+
+
 def fill(path: Path, waiting: contextlib.ExitStack) -> None:
     """Connect until nobody else can."""
     with contextlib.suppress(BlockingIOError):
@@ -120,12 +151,50 @@ class TestClients:
     @given(st.lists(st.binary(max_size=300), max_size=5))
     @example([b'{"command": "stop"}\n', b"GET / HTTP/1.1\r\n\r\n"])
     @example([b"\x80\x04cos\nsystem\n(S'exit'\ntR."])
-    def test_whatever_they_say_they_get_the_state(self, folder: Path, said: list[bytes]) -> None:
+    def test_whatever_they_say_nothing_is_done(self, folder: Path, said: list[bytes]) -> None:
+        """None of it is a list of words in one line; the next client gets the state."""
         with Supervising(folder / "s") as supervisor, supervisor.connect() as client:
             for data in said:
                 say(client, data)
+            half_close(client, socket.SHUT_WR)
+            told = json.loads(received(client))
+            assert told == STATE if not any(said) else "refused" in told
             assert ask(supervisor.path) == STATE
             assert sorted(path.name for path in folder.iterdir()) == ["s", "s.lock"]
+        assert supervisor.done == []
+
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.lists(st.text(max_size=30), min_size=1, max_size=4), st.binary(max_size=20), st.data()
+    )
+    @example(["recycle", "1"], b'\n["stop"]\n', None)
+    @example(["status"], b"", None)
+    def test_a_command_arrives_as_it_was_said_however_it_is_cut(
+        self, folder: Path, words: list[str], after: bytes, data: st.DataObject | None
+    ) -> None:
+        """And only once, whatever is said after it."""
+        line = json.dumps(words).encode() + b"\n"
+        cut = data.draw(st.integers(0, len(line))) if data else 1
+        with Supervising(folder / "s") as supervisor, supervisor.connect() as client:
+            say(client, line[:cut])
+            say(client, line[cut:] + after)
+            told = json.loads(received(client))
+        assert told == (STATE if words == ["status"] else {"done": ""})
+        assert supervisor.done == ([] if words == ["status"] else [words])
+
+    @pytest.mark.parametrize("said", NO_REQUEST)
+    @pytest.mark.parametrize("ends", [True, False])
+    def test_half_a_command_or_none_is_refused(
+        self, folder: Path, said: str, ends: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also if the rest is only awaited."""
+        monkeypatch.setattr(channel, "REQUEST_TIMEOUT", 0.1)
+        with Supervising(folder / "s") as supervisor, supervisor.connect() as client:
+            say(client, NO_REQUEST[said])
+            if ends:
+                half_close(client, socket.SHUT_WR)
+            assert "a request is " in json.loads(received(client))["refused"]
+        assert supervisor.done == []
 
     @pytest.mark.parametrize("manners", MANNERS)
     def test_a_client_that_misbehaves_costs_others_nothing(
@@ -155,15 +224,14 @@ class TestClients:
         with contextlib.ExitStack() as waiting, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "s"))
             listener.listen(0)
+            listener.settimeout(0.1)
             fill(folder / "s", waiting)
             answers: list[Any] = []
             asking = threading.Thread(target=lambda: answers.append(ask(folder / "s")), daemon=True)
             asking.start()
-            while not answers:
-                accepted, _ = listener.accept()
-                with accepted, contextlib.suppress(OSError):
+            while asking.is_alive():
+                with contextlib.suppress(OSError), listener.accept()[0] as accepted:
                     accepted.sendall(json.dumps(STATE).encode())
-                asking.join(0.1)
             assert answers == [STATE]
 
     def test_a_flood_of_clients_does_not_keep_the_supervisor_from_its_workers(
@@ -173,15 +241,12 @@ class TestClients:
         path = folder / "s"
         flood: list[socket.socket] = []
 
-        def describe(_: float) -> dict[str, Any]:
-            return STATE
-
         def connect() -> None:
             client = socket.socket(socket.AF_UNIX)
             client.connect(str(path))
             flood.append(client)
 
-        status = StatusSocket(path, describe)
+        status = SupervisorSocket(path, lambda _: STATE, lambda _, __: {})
         accept = status._socket.accept
         given = 0
 
@@ -200,9 +265,13 @@ class TestClients:
 
         listener, status._socket = status._socket, Endless()  # type: ignore[assignment]
         status.attend(0.0)
-        assert 0 < given <= channel.MOST_ANSWERS
-        for client in flood:
+        assert given == channel.MOST_CLIENTS
+        assert listener not in status.waitables
+        first = flood[:given]
+        status.attend(channel.REQUEST_TIMEOUT)
+        for client in first:
             assert json.loads(client.recv(1000)) == STATE
+        for client in flood:
             client.close()
         status.end()
 
@@ -213,7 +282,7 @@ def genuine() -> dict[str, Any]:
     board.row(board.claim()).started_at = 1.0
     journal = Journal(logging.getLogger())
     journal.recent.append((2.0, "Worker 1 (pid 7) started"))
-    return document(board, journal, 6, 3.0)
+    return document(board, journal, 6, 4000, 3.0)
 
 
 def with_text(text: str) -> bytes:
@@ -267,7 +336,8 @@ def drop_by_drop(client: socket.socket) -> None:
 
 
 def silently(client: socket.socket) -> None:
-    client.recv(1)
+    while client.recv(1000):
+        """Only listen."""
 
 
 ENDLESS_AGO = {"seconds_ago": math.inf, "event": "x"}

@@ -160,6 +160,10 @@ class Stack(MarkedLog, Started):
         """What ``--status --json`` prints."""
         return ask(self._socket)
 
+    def tell(self, *words: str) -> dict[str, Any]:
+        """What ``--ctl --json`` prints."""
+        return ask(self._socket, list(words))
+
     @property
     def method(self) -> str:
         """How workers are started, in the words of the status."""

@@ -1,4 +1,4 @@
-"""The README shows what the command prints."""
+"""The page about planning shows what the command prints."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from click.testing import CliRunner
 
 from litellm_resilience.command.entry import cli
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "planning.md"
 
 
-def test_the_example_in_the_readme_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_page_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     example = text.partition("$ litellm-resilient --plan ")[2].partition("```")[0]
     command, _, shown = example.replace("\\\n", "").partition("\n")
     result = CliRunner().invoke(cli, ["--plan", *shlex.split(command)])

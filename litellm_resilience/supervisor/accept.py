@@ -1,0 +1,299 @@
+"""Workers take connections by share, from listening sockets that all of them have.
+
+An event loop takes all that waits when it wakes. Here a worker takes one connection after the
+other, and only while none of the others has less to do; otherwise it leaves what waits to them for
+a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import select
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, Sequence
+
+    from uvicorn.server import ServerState
+
+    from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
+
+STEP = 0.001
+"""Seconds after which a worker that leaves a connection to others looks again."""
+PATIENCE = 0.002
+"""Seconds for which it does so if it has one connection more than another.
+
+The square of how many it has more counts: one does not matter for long, and the others must get to
+the connection even if a request keeps each of them busy.
+"""
+MOST_PATIENCE = 0.05
+"""Seconds for which it does so at most."""
+FRESH = 0.3
+"""A worker whose event loop has not turned for so many seconds is not waited for."""
+WEIGHT = 2
+"""A connection weighs as much as so many requests in flight."""
+LEAST_SURPLUS = 2
+"""So many connections more than the mean are no surplus, nor is an eighth of the mean."""
+SURPLUS_TICKS = 5
+"""After so many ticks of surplus, one client at each tick is told to come back."""
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+RETRY_SECONDS = 1.0
+"""A worker that has no file descriptor left takes nothing for so long."""
+
+
+def patience(load: int, others: Sequence[int]) -> float:
+    """Return for how many seconds a waiting connection is left to other workers.
+
+    Args:
+        load: of this worker.
+        others: loads of the others that could take it.
+    """
+    more = load - min(others, default=load)
+    return min(MOST_PATIENCE, PATIENCE * (more / WEIGHT) ** 2) if more > 0 else 0.0
+
+
+def surplus(connections: int, others: Sequence[int]) -> float:
+    """Return how many connections a worker has beyond what is still even; 0 or less if none.
+
+    Args:
+        connections: of this worker.
+        others: how many the others have that take connections.
+    """
+    mean = (connections + sum(others)) / (1 + len(others))
+    return connections - mean - max(LEAST_SURPLUS, mean / 8)
+
+
+class Share:
+    """What a worker has, beside what the others have.
+
+    Args:
+        board: where all workers write.
+        slot: this worker's row.
+        state: what uvicorn knows of its connections and requests.
+    """
+
+    def __init__(self, board: Scoreboard, slot: int, state: ServerState) -> None:
+        self._rows = board.rows()
+        self._row = self._rows.pop(slot)
+        self._state = state
+        self._others: list[Row] = []
+        self._ticks_of_surplus = 0
+        self.arriving: set[Any] = set()
+        """Protocols whose connection was accepted and is not made yet."""
+
+    def look(self) -> None:
+        """Find the other workers, and note what this one has; to be called at each tick."""
+        self._others = [row for row in self._rows if row.state_code]
+        self.note()
+
+    def note(self) -> None:
+        """Tell the others what this worker has."""
+        connections = self._state.connections
+        row = self._row
+        row.connections = len(connections) + len(self.arriving - connections)
+        row.load = WEIGHT * row.connections + len(self._state.tasks)
+
+    def accept(self, *, accepting: bool) -> None:
+        """Tell the others whether this worker takes connections."""
+        self._row.accepting = accepting
+
+    def patience(self) -> float:
+        """Return for how many seconds a waiting connection is left to others now."""
+        self.note()
+        return patience(self._row.load, [row.load for row in self._able()])
+
+    def let_go(self, announced: Callable[[Any], bool], announce: Callable[[Any], bool]) -> None:
+        """Have one client come back if this worker has had a surplus for a while.
+
+        To be called at each tick.
+
+        Args:
+            announced: says whether a connection ends with the reply it waits for.
+            announce: lets it; says whether that could be done.
+        """
+        over = surplus(self._row.connections, [row.connections for row in self._able()])
+        if over <= 0 or not self._row.accepting:
+            self._ticks_of_surplus = 0
+            return
+        self._ticks_of_surplus += 1
+        if self._ticks_of_surplus < SURPLUS_TICKS:
+            return
+        staying = [each for each in self._state.connections if not announced(each)]
+        if over > len(self._state.connections) - len(staying):
+            any(map(announce, staying))
+
+    def _able(self) -> Iterator[Row]:
+        now = time.monotonic()
+        return (
+            row
+            for row in self._others
+            # One that has just begun to accept has not noted a turn yet.
+            if row.accepting and now - (row.turned_at or now) < FRESH
+        )
+
+
+class Acceptor:
+    """Takes connections of one listening socket; stands for the event loop's own server.
+
+    Args:
+        listener: the socket.
+        connect: called with each connection that was accepted.
+        share: of this worker.
+    """
+
+    def __init__(
+        self, listener: socket.socket, connect: Callable[[socket.socket], object], share: Share
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._connect = connect
+        self._share = share
+        self._waiting = select.poll()
+        self._waiting.register(listener, select.POLLIN)
+        self._left_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._open = False
+
+    def start(self, backlog: int) -> None:
+        """Listen, and take what comes."""
+        self._listener.setblocking(False)
+        self._listener.listen(backlog)
+        self._open = True
+        self._resume()
+
+    def close(self) -> None:
+        """Take nothing any more; the socket stays open."""
+        if self._open:
+            self._open = False
+            self._pause()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def wait_closed(self) -> None:
+        """Return: uvicorn waits for the connections."""
+
+    def _resume(self) -> None:
+        self._timer = None
+        self._share.accept(accepting=True)
+        self._loop.add_reader(self._listener, self._offered)
+
+    def _pause(self) -> None:
+        self._share.accept(accepting=False)
+        self._loop.remove_reader(self._listener)
+
+    def _offered(self) -> None:
+        """Take what waits, as far as it is this worker's share."""
+        now = self._loop.time()
+        while True:
+            wanted = self._share.patience()
+            if wanted:
+                self._left_since = self._left_since or now
+                left = self._left_since + wanted - now
+                if left > 0:
+                    self._loop.remove_reader(self._listener)
+                    self._timer = self._loop.call_later(min(left, STEP), self._look_again)
+                    return
+            self._left_since = None
+            if not self._take():
+                return
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self._loop.add_reader(self._listener, self._offered)
+        if self._waiting.poll(0):
+            self._offered()
+        else:
+            self._left_since = None
+
+    def _take(self) -> bool:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return False
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTORS:
+                raise
+            self._loop.call_exception_handler(
+                {"message": "no connection can be accepted", "exception": error}
+            )
+            self._pause()
+            self._timer = self._loop.call_later(RETRY_SECONDS, self._resume)
+            return False
+        connection.setblocking(False)
+        self._connect(connection)
+        return True
+
+
+@contextlib.contextmanager
+def by_share(listeners: Sequence[socket.socket], share: Share) -> Iterator[None]:
+    """Have connections of these sockets taken by share if servers are created for them meanwhile.
+
+    A server that is created in another way than uvicorn's is left to the event loop.
+
+    Args:
+        listeners: shared by all workers.
+        share: of this one.
+    """
+    loop: Any = asyncio.get_running_loop()
+    original = loop.create_server
+
+    async def create_server(factory: Callable[[], Any], *args: Any, **settings: Any) -> Any:
+        if args or settings.keys() != SETTINGS or settings["sock"] not in listeners:
+            return await original(factory, *args, **settings)
+        connecting = Connecting(loop, factory, settings["ssl"], share)
+        share.look()
+        acceptor = Acceptor(settings["sock"], connecting, share)
+        acceptor.start(settings["backlog"])
+        return acceptor
+
+    loop.create_server = create_server
+    try:
+        yield
+    finally:
+        loop.create_server = original
+
+
+SETTINGS = {"sock", "ssl", "backlog"}
+"""What uvicorn says when it creates a server for a socket that it is given."""
+
+
+class Connecting:
+    """Makes a protocol for each connection.
+
+    Args:
+        loop: the event loop.
+        factory: of protocols.
+        ssl: the TLS context, if there is one.
+        share: told of connections until they are made.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, factory: Callable[[], Any], ssl: Any, share: Share
+    ) -> None:
+        self._loop = loop
+        self._factory = factory
+        self._ssl = ssl
+        self._share = share
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __call__(self, connection: socket.socket) -> None:
+        """Begin to serve a connection."""
+        protocol = self._factory()
+        self._share.arriving.add(protocol)
+        task = self._loop.create_task(self._made(protocol, connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _made(self, protocol: Any, connection: socket.socket) -> None:
+        # As in asyncio's own server, what a client does wrong is no error of ours.
+        try:
+            with contextlib.suppress(Exception):
+                await self._loop.connect_accepted_socket(
+                    lambda: protocol, connection, ssl=self._ssl
+                )
+        finally:
+            self._share.arriving.discard(protocol)

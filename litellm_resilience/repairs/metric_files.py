@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.repairs.base import IncompatibleError, require_parameters
@@ -87,10 +88,24 @@ def reserving(base: Any, log: logging.Logger) -> Any:
 
 
 def _reserve(path: str) -> None:
-    """Make the file if it is not there, and have the disk keep what it may be written to."""
-    with open(path, "ab") as file:  # noqa: PTH123 - as prometheus_client opens it
-        size = os.fstat(file.fileno()).st_size
-        os.posix_fallocate(file.fileno(), 0, size or FIRST_FILE_SIZE)
+    """Make the file if it is not there, and have the disk keep what it may be written to.
+
+    It appears with its space: prometheus_client cannot read an empty one, and every scrape reads
+    the files of all workers.
+    """
+    try:
+        with open(path, "r+b") as file:  # noqa: PTH123 - as prometheus_client opens it
+            size = os.fstat(file.fileno()).st_size
+            os.posix_fallocate(file.fileno(), 0, size or FIRST_FILE_SIZE)
+    except FileNotFoundError:
+        unfinished = Path(f"{path}.new")
+        try:
+            with unfinished.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, FIRST_FILE_SIZE)
+            unfinished.replace(path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
 
 
 def _try_out(reserved: Any) -> None:

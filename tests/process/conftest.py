@@ -40,6 +40,10 @@ def show(proxy: ProxyProcess) -> None:
     state = "still runs" if ended is None else f"ended with status {ended}"
     ours = [line for line in proxy.log_text().splitlines() if "litellm-resilience:" in line]
     print("\n".join(["what this package has warned of:", *ours]))
+    before, traceback, after = proxy.log_text().rpartition("Traceback (most recent call last)")
+    if traceback:
+        print("the last traceback:", *before.splitlines()[-2:], traceback, sep="\n", end="")
+        print("\n".join(after.splitlines()[:120]))
     print(f"proxy {proxy.pid} {state}; the end of its log:\n{proxy.log_tail(60)}")
 
 

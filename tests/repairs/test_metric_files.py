@@ -58,6 +58,25 @@ def test_what_is_written_is_on_the_disk(reserved: Any, tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_file_that_is_being_made_can_be_read(
+    reserved: Any, tmp_path: Path, mocker: MockerFixture
+) -> None:
+    """A scrape reads the files of all workers; prometheus_client fails at an empty one."""
+    reserve = os.posix_fallocate
+    read: list[dict[str, float]] = []
+
+    def scrape(descriptor: int, offset: int, length: int) -> None:
+        read.extend(values(path) for path in tmp_path.glob("*.db"))
+        reserve(descriptor, offset, length)
+        read.extend(values(path) for path in tmp_path.glob("*.db"))
+
+    mocker.patch.object(os, "posix_fallocate", scrape)
+    for _ in range(2):
+        reserved(str(tmp_path / "counter_worker0.db")).close()
+    assert read == [{}, {}]
+    assert [path.name for path in tmp_path.iterdir()] == ["counter_worker0.db"]
+
+
 def test_without_space_counts_are_in_memory(
     reserved: Any, full: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,6 +86,7 @@ def test_without_space_counts_are_in_memory(
         assert each.read_value(KEY)[0] == 5.0
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "No space left on device" in caplog.text
+    assert list(tmp_path.iterdir()) == []
     for each in mapped:
         each.close()
 

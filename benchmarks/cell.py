@@ -79,7 +79,7 @@ def measure(argv: Sequence[str], options: Sequence[str], cell: Cell, load: Load)
                     kind = kinds.pop(0)
                     found.loads[kind] = _send(kind, proxy, key, cell, load)
                     serves = bool(kinds) and _serves_again(proxy, cell.workers)
-                found.memory_at_end = _memory(proxy)
+                found.memory_at_end = memory(proxy)
                 began = time.monotonic()
                 ended = proxy.exit_status() is not None
                 proxy.stop()
@@ -101,7 +101,7 @@ def _wait_until_up(proxy: ProxyProcess, workers: int, found: Measurement) -> Non
         proxy.wait_workers(workers, STARTUP_SECONDS - ready)
         all_ready = round(time.monotonic() - began, 2)
     if found.ready is None:
-        found.ready, found.all_ready, found.memory = ready, all_ready, _memory(proxy)
+        found.ready, found.all_ready, found.memory = ready, all_ready, memory(proxy)
 
 
 def _serves_again(proxy: ProxyProcess, workers: int) -> bool:
@@ -171,8 +171,12 @@ def _boots(proxy: ProxyProcess, watcher: WorkerWatcher, logged: int) -> list[flo
     ]
 
 
-def _memory(proxy: ProxyProcess) -> float | None:
-    """PSS of all Python processes in MB: shared pages counted once, query engines not."""
+def memory(proxy: ProxyProcess) -> float | None:
+    """Return the PSS of all Python processes in MB: shared pages counted once, query engines not.
+
+    Args:
+        proxy: started; None is returned if it has ended.
+    """
     total = 0
     for pid in proxy.processes():
         with contextlib.suppress(OSError):

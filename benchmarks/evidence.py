@@ -2,8 +2,9 @@
 
 Plain `litellm` and `litellm-resilience` in turns: with PostgreSQL, Redis and telemetry; on several
 lines of LiteLLM, servers and numbers of workers; with the `openai` client, nginx and HAProxy; each
-for JSON and for streams. Then the shared session, how even the load is, and what it costs. Each
-measurement is stored at once: the same command goes on after an interruption.
+for JSON and for streams. Then the shared session, how even the load is, what holds a pod within
+bounds, and what it costs. Each measurement is stored at once: the same command goes on after an
+interruption.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import balance, interpreters, picture, readme, stacks
+from benchmarks import balance, bounds, interpreters, picture, readme, stacks
 from benchmarks.commands import add_number
 from benchmarks.fronts import executable
 from benchmarks.part import measured
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
     from benchmarks.setups import Cell
 
-PARTS = ("matrix", "session", "balance", "cost")
+PARTS = ("matrix", "session", "balance", "bounds", "cost")
 SESSION_LINES = {"storm": ("1.81.12",), "hang_ups": ("1.79.3", "1.81.12", "1.106.2")}
 """The lines that show what becomes of the shared session, by scenario."""
 COST_LINES = ("1.81.12", "1.109.1")
 BALANCE_LINES = (MAIN_LINE,)
+"""Where it is measured how even the load is, and what holds a pod within bounds."""
 COSTS = ("attach", "throughput")
 
 
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> Sequence[str]:
         evidence.session()
     if "balance" in args.parts:
         evidence.balance()
+    if "bounds" in args.parts:
+        evidence.bounds()
     if "cost" in args.parts:
         evidence.cost()
     results = evidence.results
@@ -172,9 +176,16 @@ class _Evidence:
         """Measure what becomes of the shared session."""
         for scenario, lines in SESSION_LINES.items():
             for line in filter(self.pythons.__contains__, lines):
-                found = self._part(f"{line}-{scenario}", line, "session", scenario=scenario)
-                if found is not None:
-                    self.results.session.setdefault(scenario, {})[line] = found
+                self._scenario(self.results.session, scenario, line, "session")
+
+    def bounds(self) -> None:
+        """Measure what memory and draining workers come to."""
+        for scenario in bounds.SCENARIOS:
+            if scenario == "memory" and not bounds.limitable():
+                self.results.notes.append("no memory limit: no group of processes can be made here")
+                continue
+            for line in self._lines(BALANCE_LINES):
+                self._scenario(self.results.bounds, scenario, line, "bounds")
 
     def balance(self) -> None:
         """Measure how evenly workers are loaded."""
@@ -190,6 +201,12 @@ class _Evidence:
             for line in self._lines(COST_LINES):
                 found = self._part(f"{line}-{name}", line, name)
                 self._compare(self.results.cost, name, line, found)
+
+    def _scenario(self, kept: dict[str, Any], scenario: str, line: str, name: str) -> None:
+        """Measure a scenario of a module, both sides after each other."""
+        found = self._part(f"{line}-{scenario}", line, name, scenario=scenario)
+        if found is not None:
+            kept.setdefault(scenario, {})[line] = found
 
     def _lines(self, wanted: Sequence[str]) -> Sequence[str]:
         """Those of the lines that are measured, or another one."""

@@ -56,6 +56,8 @@ COSTS_SHOWN = (
     "requests per second",
 )
 """The costs that are shown; the page with every figure has more."""
+DRAINING = {"streams": "streams of 90 s", "idle": "connections idle for 60 s"}
+"""What workers drain for, by scenario."""
 WORDS = {1: "one worker", 2: "two workers", 4: "four workers"}
 
 
@@ -140,6 +142,8 @@ def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
         "storm": _storm(results),
         "hang-ups": _hang_ups(results),
         "even-load": _compared(results.balance),
+        "memory": _memory_bound(results),
+        "draining": _draining_bound(results),
         "cost": _compared(results.cost, COSTS_SHOWN),
         "long-run": _long_run(long_run),
         "long-run-records": _long_run(long_run and long_run.with_name(LONG_RUN_RECORDS)),
@@ -241,6 +245,42 @@ def _hang_up(found: dict[str, Any]) -> str:
     plural = "" if found["held"] == 1 else "s"
     held = f"{found['held']} connection{plural} held" if found["held"] else "**none held**"
     return f"{lost}{answer}; {held}"
+
+
+def _memory_bound(results: Results) -> str:
+    header = ("", "failed requests", "killed by the kernel", "replaced for memory", "highest use")
+    rows = [
+        (label, _failed(one), _bold(one["killed"]), f"{one['recycled']:,}", _of_limit(one))
+        for label, one in _sides(results.bounds.get("memory", {}))
+    ]
+    return table(header, rows)
+
+
+def _of_limit(one: Mapping[str, Any]) -> str:
+    return f"{one['memory']:,} of {one['limit']:,} MB"
+
+
+def _draining_bound(results: Results) -> str:
+    """Short requests beside long streams, and beside idle connections."""
+    header = ("Beside", "", "failed requests", "failed there", "recycles", "drained at once", "PSS")
+    rows = []
+    for scenario, words in DRAINING.items():
+        for label, one in _sides(results.bounds.get(scenario, {})):
+            there = _failed(one["others"])
+            counts = (f"{one['recycled']:,}", str(one["draining"]))
+            ours = counts if one["recycled"] else (NOTHING, NOTHING)
+            rows.append((words, label, _failed(one), there, *ours, MEGABYTES(one["memory"])))
+    return table(header, rows)
+
+
+def _sides(by_line: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line, sides in by_line.items():
+        for side, command in COMMANDS.items():
+            yield f"{command}, {line}", sides[side]
+
+
+def _failed(one: Mapping[str, Any]) -> str:
+    return f"{_bold(sum(one['failures'].values()))} of {one['requests']:,}"
 
 
 def _compared(

@@ -139,6 +139,7 @@ class Results:
         session: figures of the shared session by scenario, line and side.
         cost: results of other benchmarks by name and line.
         balance: how even the load is, by scenario and line.
+        bounds: what memory and draining workers come to, by scenario, line and side.
         notes: what was left out.
         problems: what was not as intended.
         commit: of the checkout that was measured; empty if that is not known.
@@ -152,6 +153,7 @@ class Results:
     session: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     cost: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     balance: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    bounds: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     commit: str = ""

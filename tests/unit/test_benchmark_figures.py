@@ -121,6 +121,32 @@ def test_the_readme_shows_a_stack_one_worker_and_gunicorn() -> None:
     assert [row.startswith(start) for row, start in zip(rows, starts, strict=True)] == [True] * 3
 
 
+def test_what_holds_a_pod_within_bounds_has_two_tables() -> None:
+    found = results()
+    plain = {"requests": 90, "failures": {"reset": 3, "timeout": 1}, "recycled": 0, "memory": 1190}
+    ours = {"requests": 500, "failures": {}, "recycled": 31, "memory": 1012}
+    leak = {"plain": {**plain, "killed": 2}, "resilient": {**ours, "killed": 0}}
+    limited = {side: {**figures, "limit": 1200} for side, figures in leak.items()}
+    there = {"draining": 2, "others": {"requests": 16, "failures": {}}}
+    beside = {side: {**each, **there} for side, each in (("plain", plain), ("resilient", ours))}
+    found.bounds = {"memory": {"1.106.2": limited}, "streams": {"1.106.2": beside}}
+    tables = readme.fragments(found)
+    assert tables["memory"].splitlines()[2:] == [
+        "| plain `litellm`, 1.106.2 | 4 of 90 | 2 | 0 | 1,190 of 1,200 MB |",
+        "| `litellm-resilience`, 1.106.2 | **0** of 500 | **0** | 31 | 1,012 of 1,200 MB |",
+    ]
+    first, second = (row.split(" | ") for row in tables["draining"].splitlines()[2:])
+    assert first[1:] == [
+        "plain `litellm`, 1.106.2",
+        "4 of 90",
+        "**0** of 16",
+        "-",
+        "-",
+        "1,190 MB |",
+    ]
+    assert second[2:] == ["**0** of 500", "**0** of 16", "31", "2", "1,012 MB |"]
+
+
 def test_plain_litellm_has_its_own_jitter_where_it_knows_one() -> None:
     load = Load(limit=150, jitter=50, plain_jitter=True)
     assert "--max_requests_before_restart_jitter" in load.options("plain", "1.106.2")

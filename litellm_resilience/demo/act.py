@@ -40,7 +40,7 @@ STOP_SECONDS = 30.0
 RECYCLED = " replaced by "
 EVENT = re.compile(
     r"Worker \d+ \(pid \d+\) (?:draining, replaced by|died: |could not start).*"
-    r"|Trying one new worker .*|The new worker has done well .*|The reload is taken back.*"
+    r"|Trying one new worker .*|The new worker .*|The reload is taken back.*"
 )
 """What our log says of workers and is shown."""
 

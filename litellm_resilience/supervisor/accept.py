@@ -37,7 +37,10 @@ FRESH = 0.3
 WEIGHT = 2
 """A connection weighs as much as so many requests in flight."""
 LEAST_SURPLUS = 2
-"""So many connections more than the mean are no surplus, nor is an eighth of the mean."""
+"""So many connections more than the mean are no surplus, nor is an eighth of the mean.
+
+Unless another worker has none at all, such as one that a reload is tried with.
+"""
 SURPLUS_TICKS = 5
 """After so many ticks of surplus, one client at each tick is told to come back."""
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -64,7 +67,8 @@ def surplus(connections: int, others: Sequence[int]) -> float:
         others: how many the others have that take connections.
     """
     mean = (connections + sum(others)) / (1 + len(others))
-    return connections - mean - max(LEAST_SURPLUS, mean / 8)
+    spare = connections > LEAST_SURPLUS and 0 in others
+    return connections - mean - max(0 if spare else LEAST_SURPLUS, mean / 8)
 
 
 class Share:

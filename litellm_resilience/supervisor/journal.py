@@ -274,7 +274,14 @@ class Journal:
         )
 
     def tried(self, trial: Trial) -> None:
-        """A new worker has done well."""
+        """A new worker has done well, or had nothing to do."""
+        if not trial.new.replies:
+            self._write(
+                logging.INFO,
+                "The new worker got no request in %g s: the others are replaced untried",
+                trial.seconds,
+            )
+            return
         self._write(
             logging.INFO,
             "The new worker has done well for %g s (%s; others: %s): replacing the others",

@@ -38,9 +38,27 @@ def test_a_reload_whose_worker_does_well_or_cannot_start(service: Service) -> No
     assert set(service.wait_settled(2)) == before
     service.set_mode("good")
     service.signal(signal.SIGHUP)
-    service.wait_log("has done well for 0.5 s")
+    service.wait_log("got no request in 0.5 s: the others are replaced untried")
     service.wait(lambda: not before & set(service.living()), "end of the first workers")
     assert len(service.wait_settled(2)) == 2
+
+
+def test_a_few_clients_that_keep_their_connections_meet_the_new_worker_too(
+    service: Service,
+) -> None:
+    """Those of a worker that has enough are told to come back, and find one that has none."""
+    service.start(workers=2, settings={"reload_trial": 300})
+    clients = [service.client() for _ in range(8)]
+    for client in clients:
+        client.get()
+    service.set_mode("failing")
+    service.signal(signal.SIGHUP)
+    service.wait_log("ready after", times=3)
+    while "The reload is taken back" not in service.log():
+        for reply in [client.begin("/wait/0.3") for client in clients]:
+            reply()
+        clients[:] = [service.client() if each.told_to_close else each for each in clients]
+    assert "replies are errors, 0 of " in service.log()
 
 
 def test_a_watched_file_reloads_when_the_link_to_its_folder_is_swapped(
@@ -61,7 +79,7 @@ def test_a_watched_file_reloads_when_the_link_to_its_folder_is_swapped(
     before = set(service.living())
     with asked(service):
         publish("second")
-        service.wait_log("has done well")
+        service.wait_log("The new worker ")
         service.wait(lambda: not before & set(service.living()), "end of the first workers")
         before = set(service.wait_settled(2))
         publish("broken")

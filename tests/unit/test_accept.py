@@ -133,13 +133,22 @@ class TestSurplus:
     """Keep-alive connections that a worker has beyond its share."""
 
     @pytest.mark.parametrize(
-        ("connections", "others"), [(1000, []), (2, [0, 0, 0]), (18, [16, 15, 15]), (90, [80, 70])]
+        ("connections", "others"),
+        [
+            (1000, []),
+            (2, [0, 0, 0]),
+            (2, [2, 2, 0]),
+            (3, [3, 2, 1]),
+            (18, [16, 15, 15]),
+            (90, [80, 70]),
+        ],
     )
     def test_a_little_more_than_others_is_none(self, connections: int, others: list[int]) -> None:
         assert surplus(connections, others) <= 0
 
     @pytest.mark.parametrize(
-        ("connections", "others"), [(3, [0, 0, 0]), (19, [15, 15, 15]), (64, [0, 0, 0])]
+        ("connections", "others"),
+        [(3, [0, 0, 0]), (4, [4, 0]), (19, [15, 15, 15]), (64, [0, 0, 0])],
     )
     def test_much_more_is_one(self, connections: int, others: list[int]) -> None:
         assert surplus(connections, others) > 0
@@ -178,7 +187,7 @@ class TestSurplus:
     def test_one_client_at_a_time_is_told_until_the_rest_is_even(self, share: Share) -> None:
         assert self.told(share, accept.SURPLUS_TICKS - 1) == set()
         assert len(self.told(share, 1)) == 1
-        assert len(self.told(share, 100)) == 2
+        assert len(self.told(share, 100)) == 4
 
     def test_one_that_cannot_be_told_is_passed_over(
         self, share: Share, connections: list[str]

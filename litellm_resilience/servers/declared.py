@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,18 @@ def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
         known = () if keyword.arg not in DISPENSABLE else (_UnknownError,)
         with contextlib.suppress(*known):
             keywords[keyword.arg or ""] = _value(keyword.value)
+        if keyword.arg == "default" and isinstance(keyword.value, ast.Name):
+            keywords |= {"type": int} if _is_whole_number(keyword.value.id) else {}
     return node.func.attr, [_value(each) for each in node.args], keywords
+
+
+def _is_whole_number(constant: str) -> bool:
+    """Say whether one of LiteLLM's constants is made a whole number of, which says the type."""
+    path = source()
+    text = path.parents[1].joinpath("constants.py").read_text(encoding="utf-8") if path else ""
+    return (
+        re.search(rf"^{constant}\b[^=\n]*= (?:int|get_env_int)\(", text, re.MULTILINE) is not None
+    )
 
 
 def _value(node: ast.expr) -> Any:

@@ -36,7 +36,7 @@ FRESH = 0.3
 """A worker whose event loop has not turned for so many seconds is not waited for."""
 WEIGHT = 2
 """A connection weighs as much as so many requests in flight."""
-LEAST_SURPLUS = 2
+LEAST_SURPLUS = 1
 """So many connections more than the mean are no surplus, nor is an eighth of the mean.
 
 Unless another worker has none at all, such as one that a reload is tried with.

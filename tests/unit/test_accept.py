@@ -136,8 +136,8 @@ class TestSurplus:
         ("connections", "others"),
         [
             (1000, []),
-            (2, [0, 0, 0]),
-            (2, [2, 2, 0]),
+            (1, [0, 0, 0]),
+            (5, [3]),
             (3, [3, 2, 1]),
             (18, [16, 15, 15]),
             (90, [80, 70]),
@@ -148,7 +148,7 @@ class TestSurplus:
 
     @pytest.mark.parametrize(
         ("connections", "others"),
-        [(3, [0, 0, 0]), (4, [4, 0]), (19, [15, 15, 15]), (64, [0, 0, 0])],
+        [(2, [2, 0]), (3, [0, 0, 0]), (6, [2]), (19, [15, 15, 15]), (64, [0, 0, 0])],
     )
     def test_much_more_is_one(self, connections: int, others: list[int]) -> None:
         assert surplus(connections, others) > 0

@@ -55,13 +55,15 @@ REQUESTS = 4
 STREAMS = 16
 SHORT_CLIENTS = 16
 """Clients that send short requests beside the streams."""
-SHORT_SECONDS = 6.0
+SHORT_SECONDS = 12.0
 CHUNKS_PER_SECOND = 50
 STREAM_SECONDS = SHORT_SECONDS + 2.0
 DELAY = 0.02
 """Seconds the provider takes for a short reply."""
-THINK_SECONDS = 0.1
+THINK_SECONDS = 0.5
+"""Seconds each of them waits after a reply: two cores are busy enough with the streams."""
 ROUNDS = 3
+LATENCY_ROUNDS = 5
 RATE_ROUNDS = 10
 RATE_SECONDS = 3.0
 WITHOUT = "without"
@@ -267,7 +269,7 @@ async def _shares(sides: Mapping[str, Side]) -> list[Comparison]:
 
 async def _latency(sides: Mapping[str, Side]) -> list[Comparison]:
     words = f"p99 of short requests beside {STREAMS} streams"
-    return [await _in_turns(sides, ROUNDS, words, "ms", Side.beside_streams)]
+    return [await _in_turns(sides, LATENCY_ROUNDS, words, "ms", Side.beside_streams)]
 
 
 async def _rate(sides: Mapping[str, Side]) -> list[Comparison]:

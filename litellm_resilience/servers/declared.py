@@ -87,10 +87,12 @@ def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
 def _is_whole_number(constant: str) -> bool:
     """Say whether one of LiteLLM's constants is made a whole number of, which says the type."""
     path = source()
-    text = path.parents[1].joinpath("constants.py").read_text(encoding="utf-8") if path else ""
-    return (
-        re.search(rf"^{constant}\b[^=\n]*= (?:int|get_env_int)\(", text, re.MULTILINE) is not None
-    )
+    try:
+        text = path.parents[1].joinpath("constants.py").read_text(encoding="utf-8") if path else ""
+    except OSError:
+        return False
+    made = rf"^{constant}\b[^=\n]*= (?:int|get_env_int)\("
+    return re.search(made, text, re.MULTILINE) is not None
 
 
 def _value(node: ast.expr) -> Any:

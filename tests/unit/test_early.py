@@ -23,6 +23,7 @@ SOURCE = '''
 @click.option("--host", default="0.0.0.0", help="Host.", envvar="HOST")
 @click.option("--port", default=4000, help="Port.", envvar="PORT")
 @click.option("--num_workers", default=SOME_CONSTANT, help=f"Number of {WORKERS}.")
+@click.option("--api_version", default=SOME_VERSION)
 @click.option("--config", "-c", default=None)
 @click.option("--threads", default=None, type=click.IntRange(min=1))
 @click.option("--debug", is_flag=True, type=bool)
@@ -44,7 +45,9 @@ finally:
 
 @pytest.fixture(autouse=True)
 def _source(tmp_path: Path, mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "proxy_cli.py"
+    (tmp_path / "constants.py").write_text("SOME_CONSTANT: Final = int(os.getenv('SOME', 1))\n")
+    path = tmp_path / "proxy" / "proxy_cli.py"
+    path.parent.mkdir()
     path.write_text(SOURCE)
     mocker.patch.object(declared, "missing", return_value=[])
     mocker.patch.object(declared, "source", return_value=path)
@@ -81,7 +84,10 @@ def test_each_option_that_may_have_been_meant_is_named_once() -> None:
     assert "-requests-" not in caught.value.message
 
 
-@pytest.mark.parametrize("arguments", [("--port", "x"), ("--threads", "0"), ("--threads", "many")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--port", "x"), ("--threads", "0"), ("--threads", "many"), ("--num_workers", "two")],
+)
 def test_a_bad_value_of_litellms_own_option_is_refused(arguments: tuple[str, str]) -> None:
     assert arguments[0] in refused(*arguments)
 
@@ -89,7 +95,7 @@ def test_a_bad_value_of_litellms_own_option_is_refused(arguments: tuple[str, str
 def test_what_litellm_would_accept_is_not_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.touch()
-    check("--num_workers", "many", "--port", "0", "-c", str(config), "--debug", "anything")
+    check("--api_version", "many", "--port", "0", "-c", str(config), "--debug", "anything")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ DELAY = 0.02
 MEGABYTE = 1 << 20
 GROUP_MEGABYTES = 1200
 LEAKING_REQUESTS = 5000
-LEAKING_SECONDS = 600.0
+LEAKING_SECONDS = 240.0
 """The bound of that load if it has not ended by then."""
 LIMIT = ("--max_requests_before_restart", "20")
 STREAMS = 16

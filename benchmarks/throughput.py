@@ -25,7 +25,7 @@ from litellm_resilience.demo.proxy import chat
 if TYPE_CHECKING:
     from tests.support.proxy import ProxyProcess
 
-STARTS = 6
+STARTS = 3
 ROUNDS = 20
 """Per start and side."""
 SECONDS = 1.0

@@ -141,7 +141,7 @@ def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
         "fronts": _fronts(results),
         "storm": _storm(results),
         "hang-ups": _hang_ups(results),
-        "even-load": _compared(results.balance),
+        "even-load": _compared(results.balance, absent=NOTHING),
         "memory": _memory_bound(results),
         "draining": _draining_bound(results),
         "cost": _compared(results.cost, COSTS_SHOWN),
@@ -284,7 +284,10 @@ def _failed(one: Mapping[str, Any]) -> str:
 
 
 def _compared(
-    compared: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Collection[str] = ()
+    compared: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    names: Collection[str] = (),
+    *,
+    absent: str = "never",
 ) -> str:
     """Comparisons of both sides; only what is named, or everything."""
     header = ("LiteLLM", "", "litellm", "litellm-resilience", "ratio", "95 % of that")
@@ -294,7 +297,7 @@ def _compared(
             for one in outcome["results"]:
                 if names and one["name"] not in names:
                     continue
-                medians = (_quantity(one["median"][side], one["unit"]) for side in SIDES)
+                medians = (_quantity(one["median"][side], one["unit"], absent) for side in SIDES)
                 ratio, interval = one["paired_ratio"], one["paired_ratio_95"]
                 shown = NOTHING if ratio is None else f"{ratio:.3f}"
                 spread = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else NOTHING
@@ -429,10 +432,10 @@ def _seconds(value: float) -> str:
     return f"{value:.0f} s" if value >= 10 else f"{value:.2g} s"
 
 
-def _quantity(value: float | None, unit: str) -> str:
+def _quantity(value: float | None, unit: str, absent: str) -> str:
     if value is None:
-        return "never"
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+        return absent
+    return (f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}").rstrip()
 
 
 def _wrapped(text: str) -> str:

@@ -74,13 +74,16 @@ def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
         raise _UnknownError(ast.dump(node))
     if not (isinstance(node.func.value, ast.Name) and node.func.value.id == "click"):
         raise _UnknownError(ast.dump(node))
-    keywords = {}
+    keywords: dict[str, Any] = {}
+    default = ""
     for keyword in node.keywords:
         known = () if keyword.arg not in DISPENSABLE else (_UnknownError,)
         with contextlib.suppress(*known):
             keywords[keyword.arg or ""] = _value(keyword.value)
         if keyword.arg == "default" and isinstance(keyword.value, ast.Name):
-            keywords |= {"type": int} if _is_whole_number(keyword.value.id) else {}
+            default = keyword.value.id
+    if "type" not in keywords and default and _is_whole_number(default):
+        keywords["type"] = int
     return node.func.attr, [_value(each) for each in node.args], keywords
 
 

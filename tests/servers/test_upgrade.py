@@ -38,6 +38,20 @@ def supervisor_of(service: Service) -> int:
         return 0
 
 
+def begin_upgrade(service: Service) -> None:
+    """Start one worker, and upgrade to a proxy that is not ready for long."""
+    service.start(workers=1)
+    service.set_mode("slow")
+    service.signal(signal.SIGUSR2)
+    service.wait_log(" started", times=3)
+
+
+def wait_gone(service: Service) -> None:
+    """Wait until neither a new proxy nor any worker lives."""
+    service.wait(lambda: not any(map(alive, service.new_proxies())), "end of the new proxy")
+    service.wait(lambda: not any(map(alive, service.ever_started())), "end of all workers")
+
+
 def upgrade(service: Service, program: Path | None = None) -> int:
     """Upgrade, wait until only the new workers live, and return the new supervisor's pid."""
     old = service.living()
@@ -100,37 +114,26 @@ def test_a_new_proxy_that_is_never_ready_leaves_the_old_one_serving(service: Ser
 
 
 def test_who_stops_the_first_process_stops_a_new_proxy_that_is_not_ready(service: Service) -> None:
-    service.start(workers=1)
-    service.set_mode("slow")
-    service.signal(signal.SIGUSR2)
-    service.wait_log(" started", times=3)
+    begin_upgrade(service)
     service.signal(signal.SIGUSR2)
     service.wait_log("no upgrade: there is one already")
     service.signal(signal.SIGTERM)
     assert service.wait_exit() == 0
-    service.wait(lambda: not any(map(alive, service.new_proxies())), "end of the new proxy")
-    service.wait(lambda: not any(map(alive, service.ever_started())), "end of all workers")
+    wait_gone(service)
 
 
 def test_a_killed_first_process_takes_a_new_proxy_that_is_not_ready_with_it(
     service: Service,
 ) -> None:
-    service.start(workers=1)
-    service.set_mode("slow")
-    service.signal(signal.SIGUSR2)
-    service.wait_log(" started", times=3)
+    begin_upgrade(service)
     service.signal(signal.SIGKILL)
-    service.wait(lambda: not any(map(alive, service.new_proxies())), "end of the new proxy")
-    service.wait(lambda: not any(map(alive, service.ever_started())), "end of all workers")
+    wait_gone(service)
 
 
 def test_a_killed_new_proxy_is_a_failed_upgrade_before_and_the_end_after_it_is_ready(
     service: Service,
 ) -> None:
-    service.start(workers=1)
-    service.set_mode("slow")
-    service.signal(signal.SIGUSR2)
-    service.wait_log(" started", times=3)
+    begin_upgrade(service)
     os.kill(service.new_proxies()[0], signal.SIGKILL)
     service.wait_log("failed: process")
     service.set_mode("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -14,6 +15,9 @@ from litellm_resilience.plan import resilient, upstream
 from litellm_resilience.plan.scenario import Scenario
 from litellm_resilience.plan.timeline import Recycle, Timeline, collect
 
+DUE_TOGETHER = Scenario(
+    workers=3, limit=100, jitter=0, rate=30, boot_seconds=9, ready_seconds=2, even_split=True
+)
 Behaviour = Callable[[Scenario, random.Random], Iterator[Recycle]]
 
 scenarios = st.builds(
@@ -76,34 +80,14 @@ def test_one_worker_loses_what_comes_while_it_is_down() -> None:
 
 def test_ours_replaces_one_at_a_time() -> None:
     """All are due at once; each waits for its predecessor's replacement, and serves on."""
-    scenario = Scenario(
-        workers=3,
-        limit=100,
-        jitter=0,
-        rate=30,
-        boot_seconds=9,
-        ready_seconds=2,
-        max_restarting=1,
-        max_draining=3,
-        even_split=True,
-    )
+    scenario = replace(DUE_TOGETHER, max_restarting=1, max_draining=3)
     recycles = list(islice(resilient.recycles(scenario, random.Random(0)), 3))
     assert [each.due for each in recycles] == pytest.approx([10, 10, 10])
     assert [each.stopped for each in recycles] == pytest.approx([12, 14, 16])
 
 
 def test_ours_waits_at_the_cap_until_a_worker_has_drained() -> None:
-    scenario = Scenario(
-        workers=3,
-        limit=100,
-        jitter=0,
-        rate=30,
-        boot_seconds=9,
-        ready_seconds=2,
-        drain_seconds=7,
-        max_draining=1,
-        even_split=True,
-    )
+    scenario = replace(DUE_TOGETHER, drain_seconds=7, max_draining=1)
     recycles = list(islice(resilient.recycles(scenario, random.Random(0)), 3))
     assert [each.stopped for each in recycles] == pytest.approx([12, 21, 30])
 

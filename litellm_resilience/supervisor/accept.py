@@ -1,8 +1,8 @@
 """Workers take connections by share, from listening sockets that all of them have.
 
 An event loop takes all that waits when it wakes. Here a worker takes one connection after the
-other, and only while none of the others has less to do; otherwise it leaves what waits to them for
-a few milliseconds.
+other, and only while none of the others has less to do, or as much and took its last one earlier;
+otherwise it leaves what waits to them for a few milliseconds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import contextlib
 import errno
 import select
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from uvicorn.server import ServerState
 
@@ -48,15 +48,31 @@ RETRY_SECONDS = 1.0
 """A worker that has no file descriptor left takes nothing for so long."""
 
 
-def patience(load: int, others: Sequence[int]) -> float:
+class Turn(NamedTuple):
+    """What decides whose turn it is to take a connection: the least comes first."""
+
+    load: int
+    taken_at: float
+    """When the worker took its last one, in seconds of the monotonic clock."""
+
+
+def patience(own: Turn, others: Sequence[Turn]) -> float:
     """Return for how many seconds a waiting connection is left to other workers.
 
     Args:
-        load: of this worker.
-        others: loads of the others that could take it.
+        own: of this worker.
+        others: of the others that could take it.
     """
-    more = load - min(others, default=load)
-    return min(MOST_PATIENCE, PATIENCE * (more / WEIGHT) ** 2) if more > 0 else 0.0
+    first = min(others, default=own)
+    if own <= first:
+        return 0.0
+    more = max(own.load - first.load, 1)
+    return min(MOST_PATIENCE, PATIENCE * (more / WEIGHT) ** 2)
+
+
+def turn(row: Row) -> Turn:
+    """Return what a worker has told of its load."""
+    return Turn(row.load, row.taken_at)
 
 
 def surplus(connections: int, others: Sequence[int]) -> float:
@@ -71,13 +87,37 @@ def surplus(connections: int, others: Sequence[int]) -> float:
     return connections - mean - max(0 if spare else LEAST_SURPLUS, mean / 8)
 
 
+class Watched(set[Any]):
+    """A set that tells when uvicorn, which adds to it and discards from it, has changed it.
+
+    Args:
+        members: what it has already.
+        changed: called after each change.
+    """
+
+    def __init__(self, members: Iterable[Any], changed: Callable[[], None]) -> None:
+        super().__init__(members)
+        self._changed = changed
+
+    def add(self, member: Any, /) -> None:
+        """Add a member, and tell it."""
+        super().add(member)
+        self._changed()
+
+    def discard(self, member: Any, /) -> None:
+        """Remove a member if it is one, and tell it."""
+        super().discard(member)
+        self._changed()
+
+
 class Share:
     """What a worker has, beside what the others have.
 
     Args:
         board: where all workers write.
         slot: this worker's row.
-        state: what uvicorn knows of its connections and requests.
+        state: what uvicorn knows of its connections and requests. Whatever changes in it, the
+            others are told at once: what they hear a tick later is wrong by then.
     """
 
     def __init__(self, board: Scoreboard, slot: int, state: ServerState) -> None:
@@ -88,6 +128,8 @@ class Share:
         self._ticks_of_surplus = 0
         self.arriving: set[Any] = set()
         """Protocols whose connection was accepted and is not made yet."""
+        state.connections = Watched(state.connections, self.note)
+        state.tasks = Watched(state.tasks, self.note)
 
     def look(self) -> None:
         """Find the other workers, and note what this one has; to be called at each tick."""
@@ -108,7 +150,11 @@ class Share:
     def patience(self) -> float:
         """Return for how many seconds a waiting connection is left to others now."""
         self.note()
-        return patience(self._row.load, [row.load for row in self._able()])
+        return patience(turn(self._row), [turn(row) for row in self._able()])
+
+    def took(self) -> None:
+        """Tell the others that this worker has taken a connection."""
+        self._row.taken_at = time.monotonic()
 
     def let_go(self, announced: Callable[[Any], bool], announce: Callable[[Any], bool]) -> None:
         """Have one client come back if this worker has had a surplus for a while.
@@ -227,6 +273,7 @@ class Acceptor:
             self._pause()
             self._timer = self._loop.call_later(RETRY_SECONDS, self._resume)
             return False
+        self._share.took()
         connection.setblocking(False)
         self._connect(connection)
         return True

@@ -125,6 +125,7 @@ class Row(ctypes.Structure):
         ("accepting", ctypes.c_uint64),
         ("connections", ctypes.c_uint64),
         ("load", ctypes.c_uint64),
+        ("taken_at", ctypes.c_double),
         ("lag", ctypes.c_double),
         ("session_generation", ctypes.c_uint64),
         ("counts", Counts),
@@ -157,6 +158,8 @@ class Row(ctypes.Structure):
     connections: int
     load: int
     """What its share is measured by."""
+    taken_at: float
+    """When it last took a connection by share."""
     lag: float
     session_generation: int
     counts: Counts
@@ -392,6 +395,7 @@ class Scoreboard:
                 row.pid = row.number = row.request_limit = row.memory = 0
                 row.in_flight = row.session_generation = 0
                 row.started_at = row.ready_at = row.turned_at = row.lag = row.watched_at = 0.0
+                row.taken_at = 0.0
                 row.accepting = row.connections = row.load = 0
                 return slot
         raise BlockingIOError(errno.EAGAIN, f"all {len(self._rows)} rows for workers are in use")

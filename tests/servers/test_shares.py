@@ -52,6 +52,15 @@ def pids_over(connections: Sequence[socket.socket]) -> Counter[int]:
     return pids
 
 
+def pid_of_one_request(service: Service) -> int:
+    """Return which worker gets a connection that ends after one request, once it has ended."""
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: service\r\nconnection: close\r\n\r\n")
+        reply = b"".join(iter(lambda: connection.recv(4096), b""))
+    service.wait(lambda: not any(w["in_flight"] for w in service.status()["workers"]), "idle")
+    return int(reply.partition(b"\r\n\r\n")[2].split()[0])
+
+
 @pytest.mark.parametrize(
     ("loop", "start", "workers"),
     [
@@ -73,6 +82,12 @@ def test_each_worker_takes_its_share(service: Service, loop: str, start: str, wo
         one_by_one.append(service.client())
         one_by_one[-1].pid()
     assert_even(one_by_one, workers)
+
+
+def test_clients_that_never_keep_a_connection_are_shared(service: Service) -> None:
+    """One after the other: no worker has anything to do whenever one comes."""
+    service.start(workers=3)
+    assert_even_shares(Counter(pid_of_one_request(service) for _ in range(CONNECTIONS)), 3)
 
 
 def test_new_workers_take_their_share_after_a_roll(service: Service) -> None:

@@ -26,6 +26,7 @@ from litellm_resilience.supervisor.accept import (
     WEIGHT,
     Acceptor,
     Share,
+    Turn,
     by_share,
     patience,
     surplus,
@@ -33,31 +34,42 @@ from litellm_resilience.supervisor.accept import (
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import Row, Scoreboard
 
-LOADS = st.lists(st.integers(0, 1000), max_size=8)
+TURN = st.builds(Turn, st.integers(0, 20), st.floats(0, 10))
+TURNS = st.lists(TURN, max_size=8)
 
 
 class TestPatience:
     def test_a_worker_alone_takes_all(self) -> None:
-        assert patience(1000, []) == 0
+        assert patience(Turn(1000, 7.0), []) == 0
 
-    @given(st.integers(0, 1000), LOADS)
-    def test_only_who_has_more_than_another_leaves_a_connection(
-        self, load: int, others: list[int]
+    @given(TURN, TURNS)
+    def test_only_who_has_more_or_took_later_than_another_leaves_a_connection(
+        self, own: Turn, others: list[Turn]
     ) -> None:
-        assert (patience(load, others) > 0) == any(other < load for other in others)
+        earlier = [
+            other
+            for other in others
+            if other.load < own.load or (other.load == own.load and other.taken_at < own.taken_at)
+        ]
+        assert (patience(own, others) > 0) == bool(earlier)
 
-    @given(st.integers(0, 1000), LOADS)
-    def test_it_has_a_bound(self, load: int, others: list[int]) -> None:
-        assert 0 <= patience(load, others) <= MOST_PATIENCE
+    @given(TURN, TURNS)
+    def test_it_has_a_bound(self, own: Turn, others: list[Turn]) -> None:
+        assert 0 <= patience(own, others) <= MOST_PATIENCE
 
     def test_it_grows_faster_than_what_a_worker_has_more(self) -> None:
-        one, two = (patience(more * WEIGHT, [0]) for more in (1, 2))
+        idle = Turn(0, 0.0)
+        one, two = (patience(Turn(more * WEIGHT, 0.0), [idle]) for more in (1, 2))
         assert one == PATIENCE
         assert two > 2 * one
 
-    @given(LOADS.filter(bool))
-    def test_one_of_the_workers_takes_it_at_once(self, loads: list[int]) -> None:
-        waits = [patience(load, loads[:i] + loads[i + 1 :]) for i, load in enumerate(loads)]
+    def test_who_took_later_counts_as_if_it_had_one_request_more(self) -> None:
+        idle = Turn(0, 0.0)
+        assert patience(Turn(0, 1.0), [idle]) == patience(Turn(1, 0.0), [idle])
+
+    @given(TURNS.filter(bool))
+    def test_one_of_the_workers_takes_it_at_once(self, turns: list[Turn]) -> None:
+        waits = [patience(own, turns[:i] + turns[i + 1 :]) for i, own in enumerate(turns)]
         assert min(waits) == 0
 
 
@@ -107,6 +119,14 @@ class TestShare:
         share.look()
         assert share.patience() == 0
 
+    def test_who_took_the_last_one_leaves_the_next_to_another_that_has_as_much(
+        self, board: Scoreboard, share: Share
+    ) -> None:
+        self.other(board).load = WEIGHT
+        share.took()
+        share.look()
+        assert share.patience() > 0
+
     def test_one_that_has_ended_is_not_waited_for(self, board: Scoreboard, share: Share) -> None:
         self.other(board).state = None
         share.look()
@@ -119,14 +139,27 @@ class TestShare:
         share.note()
         assert board.row(0).connections == 2
 
+    def test_the_others_are_told_of_what_ends_at_once(self, board: Scoreboard) -> None:
+        state: Any = ServerState()
+        Share(board, board.claim(), state)
+        row = board.row(0)
+        state.connections.add("connection")
+        state.tasks.add("request")
+        assert (row.connections, row.load) == (1, WEIGHT + 1)
+        state.tasks.discard("request")
+        assert row.load == WEIGHT
+        state.connections.discard("connection")
+        assert (row.connections, row.load) == (0, 0)
+
     def test_a_new_worker_of_the_row_begins_with_nothing(
         self, board: Scoreboard, share: Share
     ) -> None:
         share.accept(accepting=True)
+        share.took()
         share.note()
         board.release(0)
         row = board.row(board.claim())
-        assert (row.accepting, row.connections, row.load) == (0, 0, 0)
+        assert (row.accepting, row.connections, row.load, row.taken_at) == (0, 0, 0, 0)
 
 
 class TestSurplus:
@@ -205,11 +238,15 @@ class Turns:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.asked = 0
+        self.took_how_many = 0
         self.accepting = False
 
     def patience(self) -> float:
         self.asked += 1
         return self.seconds
+
+    def took(self) -> None:
+        self.took_how_many += 1
 
     def accept(self, *, accepting: bool) -> None:
         self.accepting = accepting
@@ -277,6 +314,7 @@ class TestAcceptor:
         for _ in range(3):
             connect()
         await until(lambda: len(worker.taken) == 3)
+        assert worker.turns.took_how_many == 3
 
     async def test_what_is_left_to_others_is_taken_by_them(
         self, listener: Listener, worker: Worker, connect: Callable[[], object]

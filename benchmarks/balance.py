@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands import MODEL, checkout_environment, command
 from benchmarks.fronts import executable, front
-from benchmarks.report import Comparison
+from benchmarks.report import Comparison, Machine, Pooled
 from benchmarks.setups import ENTRIES, ROOT, SIDES, STARTUP_SECONDS, TIMEOUT
 from benchmarks.throughput import cpu_seconds
 from litellm_resilience.demo.load import KeepAliveClient, RequestError, run_load
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from litellm_resilience.demo.load import LoadReport
 
-    Measure = Callable[[Mapping[str, "Side"]], Awaitable[list[Comparison]]]
+    Measure = Callable[[Mapping[str, "Side"]], Awaitable[Sequence[Comparison | Pooled]]]
 
 TALLY = ROOT / "tests" / "support" / "tally.py"
 """The callback that notes which worker gets a request."""
@@ -63,7 +63,7 @@ DELAY = 0.02
 THINK_SECONDS = 0.5
 """Seconds each of them waits after a reply: two cores are busy enough with the streams."""
 ROUNDS = 3
-LATENCY_ROUNDS = 5
+LATENCY_ROUNDS = 10
 RATE_ROUNDS = 10
 RATE_SECONDS = 3.0
 WITHOUT = "without"
@@ -122,15 +122,15 @@ class Side:
             await self._send(clients)
             return await self.share(lambda side: side._send(clients, REQUESTS))
 
-    async def beside_streams(self) -> float:
-        """How long short requests take, 99 of 100, in milliseconds."""
+    async def beside_streams(self) -> LoadReport:
+        """Send short requests while streams run."""
         async with self._clients(number=STREAMS) as clients:
             streams = [client.stream(PLACE, {**BODY, "stream": True}) for client in clients]
             await asyncio.gather(*(anext(stream) for stream in streams))
             reading = [asyncio.create_task(_read(stream)) for stream in streams]
             report = await self.load(SHORT_CLIENTS, SHORT_SECONDS, THINK_SECONDS)
             await asyncio.gather(*reading)
-        return 1000 * report.percentile(99)
+        return report
 
     async def load(self, clients: int, seconds: float, think: float = 0.0) -> LoadReport:
         """Send short requests for some time."""
@@ -208,7 +208,11 @@ def part(scenario: str) -> dict[str, Any]:
         for name, side in sides.items()
         if side.failures
     ]
-    return {"results": [each.as_json() for each in found], "problems": problems}
+    return {
+        "results": [each.as_json() for each in found],
+        "problems": problems,
+        "processor": Machine.here().processor,
+    }
 
 
 def _proxy(name: str, provider: ProviderProcess) -> ProxyProcess:
@@ -224,14 +228,19 @@ def _proxy(name: str, provider: ProviderProcess) -> ProxyProcess:
     )
 
 
-async def _warmed(sides: Mapping[str, Side], measure: Measure) -> list[Comparison]:
+async def _warmed(sides: Mapping[str, Side], measure: Measure) -> Sequence[Comparison | Pooled]:
     for side in sides.values():
         await side.one_by_one()
     found = await measure(sides)
     for each in found:
-        for name, values in each.rounds.items():
-            print(each.name, name, *(f"{value:.2f}" for value in values), file=sys.stderr)
+        if isinstance(each, Comparison):
+            for name, values in each.rounds.items():
+                print(each.name, name, *(f"{value:.2f}" for value in values), file=sys.stderr)
     return found
+
+
+def _column(sides: Mapping[str, Side], side: Side) -> str:
+    return SIDES[side is sides["resilient"]]
 
 
 async def _in_turns(
@@ -250,7 +259,7 @@ async def _in_turns(
     return found
 
 
-async def _shares(sides: Mapping[str, Side]) -> list[Comparison]:
+async def _shares(sides: Mapping[str, Side]) -> Sequence[Comparison | Pooled]:
     ways: dict[str, Callable[[Side], Awaitable[None]]]
     ways = {"in bursts of 16": Side.in_bursts, "one by one": Side.one_by_one}
     if executable("nginx") is not None:
@@ -267,19 +276,28 @@ async def _shares(sides: Mapping[str, Side]) -> list[Comparison]:
     return [*found, rolled]
 
 
-async def _latency(sides: Mapping[str, Side]) -> list[Comparison]:
+async def _latency(sides: Mapping[str, Side]) -> Sequence[Comparison | Pooled]:
     words = f"p99 of short requests beside {STREAMS} streams"
-    return [await _in_turns(sides, LATENCY_ROUNDS, words, "ms", Side.beside_streams)]
+    pooled = Pooled(f"{words}, all rounds together", 99)
+
+    async def measure(side: Side) -> float:
+        report = await side.beside_streams()
+        pooled.rounds[_column(sides, side)].append(report)
+        return 1000 * report.percentile(99)
+
+    by_round = await _in_turns(sides, LATENCY_ROUNDS, f"{words}, by round", "ms", measure)
+    return [by_round, pooled]
 
 
-async def _rate(sides: Mapping[str, Side]) -> list[Comparison]:
+async def _rate(sides: Mapping[str, Side]) -> Sequence[Comparison | Pooled]:
     spent = Comparison("CPU time of the proxy per request, without and with", "ms")
 
     async def measure(side: Side) -> float:
         before = cpu_seconds(side.proxy)
         report = await side.load(CONNECTIONS, RATE_SECONDS)
-        column = SIDES[side is sides["resilient"]]
-        spent.rounds[column].append(1000 * (cpu_seconds(side.proxy) - before) / report.successes)
+        spent.rounds[_column(sides, side)].append(
+            1000 * (cpu_seconds(side.proxy) - before) / report.successes
+        )
         return report.throughput
 
     name = "requests per second, without and with"

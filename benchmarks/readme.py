@@ -141,7 +141,7 @@ def fragments(results: Results, long_run: Path | None = None) -> dict[str, str]:
         "fronts": _fronts(results),
         "storm": _storm(results),
         "hang-ups": _hang_ups(results),
-        "even-load": _compared(results.balance, absent=NOTHING),
+        "even-load": _even_load(results),
         "memory": _memory_bound(results),
         "draining": _draining_bound(results),
         "cost": _compared(results.cost, COSTS_SHOWN),
@@ -297,12 +297,20 @@ def _compared(
             for one in outcome["results"]:
                 if names and one["name"] not in names:
                     continue
-                medians = (_quantity(one["median"][side], one["unit"], absent) for side in SIDES)
-                ratio, interval = one["paired_ratio"], one["paired_ratio_95"]
+                values = (_quantity(one["value"][side], one["unit"], absent) for side in SIDES)
+                ratio, interval = one["ratio"], one["ratio_95"]
                 shown = NOTHING if ratio is None else f"{ratio:.3f}"
                 spread = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else NOTHING
-                rows.append((line, one["name"], *medians, shown, spread))
+                rows.append((line, one["name"], *values, shown, spread))
     return table(header, rows)
+
+
+def _even_load(results: Results) -> str:
+    found = [each for outcomes in results.balance.values() for each in outcomes.values()]
+    others = {each.get("processor", results.machine.processor) for each in found}
+    others.discard(results.machine.processor)
+    elsewhere = f"\n\nMeasured on another machine than the rest ({', '.join(sorted(others))})."
+    return _compared(results.balance, absent=NOTHING) + (elsewhere if others else "")
 
 
 def _long_run(path: Path | None) -> str:

@@ -9,14 +9,16 @@ import random
 import subprocess
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.setups import ROOT, SIDES
+from litellm_resilience.demo.load import LoadReport
 from litellm_resilience.status.versions import report as installed_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+Round = TypeVar("Round")
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 TOLERANCE = 1e-9
@@ -85,23 +87,66 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """Its figures as JSON values.
 
-        ``paired_ratio`` is the median of the rounds' ratios, which a drift of the machine hardly
-        touches; with 95 % confidence it is in ``paired_ratio_95``, for which rounds are drawn with
-        replacement.
+        ``value`` is the median of the rounds, ``ratio`` the median of the rounds' ratios, which a
+        drift of the machine hardly touches; with 95 % confidence it is in ``ratio_95``.
         """
         pairs = zip(*self.rounds.values(), strict=False)
         ratios = [ours / plain for plain, ours in pairs if plain]
-        draw = random.Random(0)
-        drawn = sorted(
-            median(draw.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES) if ratios
-        )
         return {
             "name": self.name,
             "unit": self.unit,
-            "median": {side: median(each) if each else None for side, each in self.rounds.items()},
-            "paired_ratio": median(ratios) if ratios else None,
-            "paired_ratio_95": [drawn[RESAMPLES // 40], drawn[-RESAMPLES // 40]] if drawn else None,
+            "value": {side: median(each) if each else None for side, each in self.rounds.items()},
+            "ratio": median(ratios) if ratios else None,
+            "ratio_95": _interval(ratios, median) if ratios else None,
         }
+
+
+@dataclass
+class Pooled:
+    """A percentile of the latencies of all rounds together, in milliseconds, on both sides.
+
+    A round in which a side does badly counts as clients count it: by its slow requests.
+
+    Attributes:
+        name: what was measured.
+        percent: 0 to 100.
+        rounds: loads by side; entry i of both comes from the same round.
+    """
+
+    name: str
+    percent: float
+    rounds: dict[str, list[LoadReport]] = field(
+        default_factory=lambda: {side: [] for side in SIDES}
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """Its figures as JSON values, named as those of a comparison."""
+        pairs = list(zip(*self.rounds.values(), strict=True))
+
+        def ratio(pairs: Sequence[tuple[LoadReport, ...]]) -> float:
+            plain, ours = map(self._of, zip(*pairs, strict=True))
+            return ours / plain
+
+        return {
+            "name": self.name,
+            "unit": "ms",
+            "value": {side: 1000 * self._of(each) for side, each in self.rounds.items()},
+            "ratio": ratio(pairs),
+            "ratio_95": _interval(pairs, ratio),
+        }
+
+    def _of(self, reports: Iterable[LoadReport]) -> float:
+        records = [record for report in reports for record in report.records]
+        return LoadReport(records).percentile(self.percent)
+
+
+def _interval(
+    rounds: Sequence[Round], statistic: Callable[[Sequence[Round]], float]
+) -> list[float]:
+    """Where a statistic is with 95 % confidence: rounds are drawn with replacement."""
+    draw = random.Random(0)
+    drawn = sorted(statistic(draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
+    return [drawn[RESAMPLES // 40], drawn[-RESAMPLES // 40]]
 
 
 @dataclass(frozen=True)

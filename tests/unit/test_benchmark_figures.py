@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import picture, readme
-from benchmarks.report import Machine
+from benchmarks.report import Comparison, Machine, Pooled
 from benchmarks.results import Measurement, Results, Seen
 from benchmarks.setups import HEADLINES, PICTURED, PRODUCTION, SIDES, Cell, Load
 from benchmarks.store import write_json
@@ -23,6 +23,10 @@ def record(
     timestamp: float, failure: FailureKind | None = None, status: int | None = 200
 ) -> RequestRecord:
     return RequestRecord(timestamp, failure is None, 0.1, failure, status, True, None)
+
+
+def slow(seconds: float) -> RequestRecord:
+    return RequestRecord(0.0, True, seconds, None, 200, True, None)
 
 
 def seen(records: list[RequestRecord], *, events: list[float] | None = None) -> Seen:
@@ -50,6 +54,29 @@ def results() -> Results:
 def test_seconds_without_a_reply_are_those_with_neither_reply_nor_event() -> None:
     assert seen([record(0.5), record(3.5)]).silent_seconds == 2
     assert seen([record(3.5, "reset", None)], events=[0.1, 1.9]).silent_seconds == 2
+
+
+def test_a_percentile_over_all_rounds_shows_the_bad_one() -> None:
+    pooled = Pooled("p99", 99)
+    for plain, ours in ((0.1, 0.1), (0.1, 0.1), (0.5, 0.1)):
+        pooled.rounds["plain"].append(LoadReport([slow(plain)]))
+        pooled.rounds["resilient"].append(LoadReport([slow(ours)]))
+    found = pooled.as_json()
+    assert found["value"] == {"plain": 500, "resilient": 100}
+    assert found["ratio"] == pytest.approx(0.2)
+    low, high = found["ratio_95"]
+    assert low == pytest.approx(0.2)
+    assert high == pytest.approx(1)
+
+
+def test_what_was_measured_on_another_machine_says_so() -> None:
+    found = results()
+    comparison = Comparison("share", "", {"plain": [2.0], "resilient": [1.0]}).as_json()
+    outcome = {"results": [comparison], "problems": [], "processor": MACHINE.processor}
+    found.balance = {"share": {"1.106.2": outcome}}
+    assert "another machine" not in readme.fragments(found)["even-load"]
+    outcome["processor"] = "another one"
+    assert "than the rest (another one)" in readme.fragments(found)["even-load"]
 
 
 def test_gateway_errors_are_counted_apart_and_late_replies_are_not_drawn() -> None:

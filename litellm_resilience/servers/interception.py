@@ -19,6 +19,7 @@ from litellm_resilience.servers import (
     granian,
     gunicorn,
     hypercorn,
+    metrics_server,
     supervised,
     uvicorn,
 )
@@ -65,6 +66,8 @@ def intercepted(
             intercept(changes, jitter, supervision)
         with contextlib.suppress(ImportError, IncompatibleError):
             metric_places.spare_those_in_use(changes)
+        with contextlib.suppress(ImportError, IncompatibleError):
+            metrics_server.hand_down(changes)
         yield
     finally:
         changes.undo()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 VARIABLE = "LITELLM_RESILIENCE_TAKEOVER"
@@ -83,6 +84,7 @@ class Origin:
 
 
 _origin: Origin | None = None
+_at_hand_over: list[Callable[[], object]] = []
 
 
 def begin() -> None:
@@ -130,3 +132,15 @@ def origin() -> Origin | None:
 def given() -> Given | None:
     """Return what this process was given by an old proxy, if there is one."""
     return None if _origin is None else _origin.given
+
+
+def at_hand_over(end: Callable[[], object]) -> None:
+    """Have something end when this process gives way to another one, which needs its place."""
+    _at_hand_over.append(end)
+
+
+def give_way() -> None:
+    """End what another process needs the place of."""
+    while _at_hand_over:
+        with contextlib.suppress(OSError):
+            _at_hand_over.pop()()

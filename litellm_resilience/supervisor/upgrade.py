@@ -212,6 +212,7 @@ class Upgrade:
         if self._process is None or self._channel is None:
             return
         self.handed_over = True
+        takeover.give_way()
         _kept.append(self._process)
         pid = self._process.pid
         given = takeover.given()

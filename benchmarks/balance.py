@@ -64,7 +64,7 @@ THINK_SECONDS = 0.5
 """Seconds each of them waits after a reply: two cores are busy enough with the streams."""
 ROUNDS = 3
 LATENCY_ROUNDS = 10
-RATE_ROUNDS = 10
+RATE_ROUNDS = 24
 RATE_SECONDS = 3.0
 WITHOUT = "without"
 """Ours, but for what is measured here."""

@@ -55,6 +55,7 @@ PATCHES: tuple[Patch, ...] = (
     Patch("callbacks", "GLOBAL_LOGGING_WORKER", callbacks.apply),
     Patch("batch-loggers", "CustomBatchLogger", batch_loggers.apply),
     Patch("spend", "update_spend", spend.apply),
+    Patch("spend-sidecar", "SpendEventProducer", spend.apply_sidecar),
     Patch("telemetry", "TracerProvider", telemetry.apply),
     # Before session-lifecycle, so that the session lives while records are flushed.
     Patch("worker-flush", "proxy_startup_event", worker_end.apply),

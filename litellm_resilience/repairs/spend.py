@@ -3,10 +3,14 @@
 LiteLLM writes it once a minute. Before 1.98 nothing writes it at a shutdown; from then on LiteLLM
 writes part of it, or all, after this: what is written is not written again. Before 1.106 LiteLLM
 forgets rows that it could not write, as while the database is being connected anew.
+
+From 1.102 on, a sidecar may write it (litellm/proxy/collector.py). What that does not take in time
+becomes rows of the worker, if the operator has not chosen otherwise, and these are written too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -22,10 +26,13 @@ if TYPE_CHECKING:
 
 JOBS = ("update_spend", "update_daily_tag_spend")
 """LiteLLM's scheduled jobs that write spend; the second is part of the first in older ones."""
+PRODUCER = "spend_event_producer"
 SPEND_LOGS = "spend_log_transactions"
 QUEUES = (SPEND_LOGS, "tool_usage_transactions", "model_usage_transactions")
 MAX_KEPT = 10_000
 """Rows: as many as LiteLLM writes at once."""
+SIDECAR_SECONDS = 1.0
+"""For a sidecar to take what waits for it. LiteLLM's own shutdown gives one that hangs 10 s."""
 
 
 def apply(context: Context) -> Outcome:
@@ -47,9 +54,15 @@ def apply(context: Context) -> Outcome:
 
     def held() -> int:
         queued = sum(len(getattr(server.prisma_client, queue, ())) for queue in QUEUES)
-        return queued + written.number(server.prisma_client)
+        return queued + written.number(server.prisma_client) + _for_sidecar(server)
 
     async def flush() -> None:
+        try:
+            await _leave_sidecar(server)
+        finally:
+            await write()
+
+    async def write() -> None:
         given = {
             "prisma_client": server.prisma_client,
             "db_writer_client": server.db_writer_client,
@@ -62,6 +75,50 @@ def apply(context: Context) -> Outcome:
 
     context.flush.add(lambda: (Sink("spend", held, flush),))
     return Outcome(PatchState.APPLIED, "spend is written before a worker ends")
+
+
+def apply_sidecar(context: Context) -> Outcome:
+    """Have each record leave this process before the next one is said to be sent.
+
+    Else LiteLLM counts as sent what its transport holds, and forgets it with the connection.
+    """
+    try:
+        producers = importlib.import_module("litellm.proxy.spend_tracking.spend_event_producer")
+    except ImportError:
+        return Outcome(PatchState.NOT_NEEDED, "this LiteLLM has no collector sidecar")
+    require(producers, "SpendEventProducer")
+    connect = require_async(producers.SpendEventProducer, "_connect", "self")
+
+    @functools.wraps(connect)
+    async def connected(self: Any) -> Any:
+        connection = await connect(self)
+        if connection is not None:
+            connection.writer.transport.set_write_buffer_limits(0)
+        return connection
+
+    context.changes.replace(producers.SpendEventProducer, "_connect", connected)
+    return Outcome(PatchState.APPLIED, "what a collector sidecar has not taken is not forgotten")
+
+
+def _for_sidecar(server: Any) -> int:
+    """Return how many records wait for a sidecar, if there is one."""
+    producer: Any = getattr(server, PRODUCER, None)
+    queue = getattr(producer, "_queue", None)
+    return 0 if queue is None else queue.qsize() + (producer._in_flight is not None)
+
+
+async def _leave_sidecar(server: Any) -> None:
+    """Wait until a sidecar has all; let the worker have what one that hangs does not take."""
+    producer: Any = getattr(server, PRODUCER, None)
+    queue = getattr(producer, "_queue", None)
+    if queue is None:
+        return
+    try:
+        await asyncio.wait_for(queue.join(), SIDECAR_SECONDS)
+    except asyncio.TimeoutError:
+        await producer.close(drain_timeout=0)
+        # LiteLLM's shutdown would wait for what has just been taken out of it.
+        producer._queue = None
 
 
 class _Written:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +18,7 @@ from aiohttp import web
 from httpx import HTTPStatusError, RemoteProtocolError
 
 from litellm_resilience.records.flush import Flush
-from litellm_resilience.repairs import batch_loggers, registry, worker_end
+from litellm_resilience.repairs import batch_loggers, registry, spend, worker_end
 
 
 class Receiver:
@@ -346,6 +349,42 @@ async def test_spend_is_written_by_litellms_own_job(
     assert flush.lost == {"spend": 1}
     monkeypatch.setattr(patched.server, "prisma_client", None)
     assert flush.held()["spend"] == 0
+
+
+async def test_what_a_sidecar_that_hangs_does_not_take_is_left_to_the_worker(
+    patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """More than the kernel takes for it; LiteLLM's own shutdown comes after and need not wait."""
+    producers = pytest.importorskip("litellm.proxy.spend_tracking.spend_event_producer")
+    monkeypatch.setattr(spend, "SIDECAR_SECONDS", 0.1)
+    monkeypatch.setattr(patched.server, "prisma_client", None)
+    path = str(tmp_path / "sidecar")
+    records = {b"%d" % number + b"." * 8000 + b"\n" for number in range(200)}
+    kept: list[bytes] = []
+
+    async def keep(record: bytes) -> None:
+        kept.append(record)
+
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(path)
+        listener.listen()
+        producer = producers.SpendEventProducer(
+            producers.UnixAddress(path), "fallback", len(records), 1.0, keep
+        )
+        monkeypatch.setattr(patched.server, "spend_event_producer", producer)
+        for record in records:
+            assert await producer.publish(record) == "queued"
+        assert flush.held()["spend"] > 0
+        await flush.run(20)
+        await asyncio.wait_for(producer.close(1000), 20)
+        connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as received:
+        taken = {line for line in received if line.endswith(b"\n")}
+    assert taken
+    assert not taken & set(kept)
+    assert taken | set(kept) == records
+    assert len(kept) == len(set(kept))
+    assert flush.lost == {}
 
 
 async def test_rows_of_spend_that_could_not_be_written_are_kept(

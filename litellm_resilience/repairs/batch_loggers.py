@@ -14,7 +14,9 @@ import copy
 import functools
 import importlib
 import logging
+import math
 from collections import Counter
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.records.flush import Sink
@@ -68,21 +70,37 @@ def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
             continue
 
         def held(logger: Any = logger) -> int:
-            return len(getattr(logger, QUEUE)) + batches.in_transit[id(logger)]
+            return _queued(logger) + batches.in_transit[id(logger)]
 
         yield Sink(type(logger).__name__, held, functools.partial(_flush, logger), logger)
 
 
+def _queued(logger: Any) -> int:
+    """Return how many records wait in a logger's queues; Azure Sentinel has one for audits too."""
+    number = 0
+    for name, queue in vars(logger).items():
+        if name.endswith(QUEUE) and isinstance(queue, asyncio.Queue):  # GCS has such a one
+            number += queue.qsize()
+        elif name.endswith(QUEUE) and isinstance(queue, Sized):
+            number += len(queue)
+    return number
+
+
 async def _flush(logger: Any) -> None:
-    """Flush a logger.
+    """Flush a logger, as often as that makes its queues shorter: some send one batch at a time.
 
     Raises:
         RuntimeError: it reports an error. As a rule it only logs that, and throws its batch away.
     """
     errors: list[str] = []
     token = _flushing.set(errors)
+    left, before = _queued(logger), math.inf
     try:
-        await logger.flush_queue()
+        while not errors and left < before:
+            await logger.flush_queue()
+            left, before = _queued(logger), left
+            if not left:
+                break
     finally:
         _flushing.reset(token)
     if errors:
@@ -129,7 +147,8 @@ class _Batches:
         @functools.wraps(flush)
         async def flushed(logger: Any, *args: Any, **kwargs: Any) -> Any:
             lock = getattr(logger, LOCK)
-            if lock is None or not getattr(logger, QUEUE):
+            queue = getattr(logger, QUEUE)
+            if lock is None or not queue or not isinstance(queue, list):
                 return await flush(logger, *args, **kwargs)
             async with lock:
                 with self._batch(logger) as sender:

@@ -116,6 +116,29 @@ def batches(receiver: Receiver) -> Any:
     return add(Batches(flush_lock=asyncio.Lock()))
 
 
+async def test_a_logger_that_sends_a_few_at_a_time_sends_all(
+    receiver: Receiver, flush: Flush
+) -> None:
+    """As LiteLLM's for GCS does, whose queue is no list; Azure Sentinel's has a second queue."""
+    logger = batches(receiver)
+    logger.log_queue = asyncio.Queue()
+    logger.audit_log_queue = [9]
+
+    async def flush_queue() -> None:
+        taken = [logger.log_queue.get_nowait() for _ in range(min(2, logger.log_queue.qsize()))]
+        logger.log_queue, waiting = taken, logger.log_queue
+        await logger.async_send_batch()
+        logger.log_queue, logger.audit_log_queue = waiting, []
+
+    logger.flush_queue = flush_queue
+    for number in range(5):
+        logger.log_queue.put_nowait(number)
+    assert flush.held()[type(logger).__name__] == 6
+    await flush.run(30)
+    assert receiver.batches == [[0, 1], [2, 3], [4]]
+    assert flush.lost == {}
+
+
 @pytest.mark.parametrize("make", [generic, batches])
 async def test_what_is_logged_during_a_batch_is_sent_with_the_next(
     make: Callable[[Receiver], Any], receiver: Receiver, flush: Flush

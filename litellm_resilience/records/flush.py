@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from litellm_resilience.records.work import Work, name
+from litellm_resilience.records.work import Work, name, stack
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -24,6 +26,8 @@ TRIES = 5
 """Of what says how much there is to do."""
 CANCEL_SECONDS = 0.2
 """For a sink that was cancelled to unwind."""
+PLACE_LENGTH = 200
+"""So many characters are said of where a sink stands."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Flush:
         self._log = log
         self._sources: list[Callable[[], Iterable[Sink]]] = []
         self._lost: Counter[str] = Counter()
+        self._why: dict[str, str] = {}
 
     def add(self, source: Callable[[], Iterable[Sink]]) -> None:
         """Add a function that returns the sinks of now; sinks may come and go."""
@@ -126,7 +131,7 @@ class Flush:
         """Flush sinks side by side; return what has not ended in time."""
         loop = asyncio.get_running_loop()
         running = [
-            loop.create_task(self._flushed(sink, sink.flush))
+            loop.create_task(self._flushed(sink, sink.flush), name=sink.name)
             for sink in sinks
             if sink.flush is not None
         ]
@@ -139,12 +144,16 @@ class Flush:
         before = _number(sink.held)
         try:
             await flush()
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as error:
             self._lost[sink.name] += max(0, before - _number(sink.held))
+            # What it says may be secret, such as an address with a token.
+            frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+            self._why.setdefault(sink.name, f"{type(error).__name__} in {_place(frames)}")
 
     async def _give_up(self, sinks: Iterable[Sink], pending: set[asyncio.Task[Any]]) -> None:
         """Cancel what has not ended, which may throw away what it has taken; count what is left."""
         for task in pending:
+            self._why.setdefault(task.get_name(), f"it waits in {_place(stack(task))}")
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=CANCEL_SECONDS)
@@ -156,16 +165,22 @@ class Flush:
         for sink, number in self._lost.items():
             self._log.warning(
                 "litellm-resilience: %d records for %s are lost: not sent within %g s "
-                "of this worker's end",
+                "of this worker's end%s",
                 number,
                 sink,
                 timeout,
+                f" ({self._why[sink]})" if sink in self._why else "",
             )
         own, _ = self.work.tasks()
         for task, number in Counter(map(name, own)).items():
             self._log.warning(
                 "litellm-resilience: %d tasks were not done at this worker's end: %s", number, task
             )
+
+
+def _place(frames: Iterable[FrameType]) -> str:
+    """Return where in the code something is, the innermost function last."""
+    return " > ".join(frame.f_code.co_name for frame in frames)[-PLACE_LENGTH:]
 
 
 def _number(count: Callable[[], int]) -> int:

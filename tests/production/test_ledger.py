@@ -120,7 +120,7 @@ def test_no_record_is_missing_and_none_is_twice(
     assert stack.ended() == 0
     assert [load.failures for load in loads] == [{}, {}, {}]
     told = [line for line in stack.log().splitlines() if "worker's end" in line or " lost " in line]
-    assert told == []
+    assert told == [], errors(stack)
 
     replies = sum(load.successes for load in loads)
     assert replies == JSON_REPLIES + STREAMS + LAST

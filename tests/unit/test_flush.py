@@ -116,6 +116,27 @@ async def test_a_callback_that_never_ends_leaves_time_for_the_sinks(
     assert "4 records for callbacks are lost: not sent within 0.4 s" in line
 
 
+async def test_it_says_why_a_sink_did_not_get_its_records(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where in the code, not what the error says: that may be an address with a token."""
+
+    async def post() -> None:
+        raise ConnectionError("https://logs.test?token=secret")
+
+    async def fail() -> None:
+        await post()
+
+    async def hang() -> None:
+        await never()
+
+    await flush_of(Sink("odd", lambda: 1, fail), Sink("slow", lambda: 1, hang)).run(SHORT)
+    odd, slow = sorted(told(caplog))
+    assert odd.endswith("of this worker's end (ConnectionError in _flushed > fail > post)")
+    assert "(it waits in _flushed > hang > never" in slow
+    assert "secret" not in odd
+
+
 async def test_a_late_callback_gets_a_further_flush() -> None:
     """Longer than its half of the time, and shorter than all of it."""
     callback, box = Box(1), Box()

@@ -26,6 +26,8 @@ TRIES = 5
 """Of what says how much there is to do."""
 CANCEL_SECONDS = 0.2
 """For a sink that was cancelled to unwind."""
+RETRY_PAUSES = (0.1, 0.5)
+"""Seconds after which a sink that has raised an error, and holds records, is flushed again."""
 PLACE_LENGTH = 200
 """So many characters are said of where a sink stands."""
 
@@ -140,15 +142,22 @@ class Flush:
         return {task for task in running if not task.done()}
 
     async def _flushed(self, sink: Sink, flush: Callable[[], Awaitable[object]]) -> None:
-        """Flush a sink; what it raises, or that it is cancelled, concerns no other."""
-        before = _number(sink.held)
-        try:
-            await flush()
-        except (Exception, asyncio.CancelledError) as error:
-            self._lost[sink.name] += max(0, before - _number(sink.held))
-            # What it says may be secret, such as an address with a token.
-            frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-            self._why.setdefault(sink.name, f"{type(error).__name__} in {_place(frames)}")
+        """Flush a sink, again if it raises; that, or that it is cancelled, concerns no other."""
+        for pause in (*RETRY_PAUSES, None):
+            before = _number(sink.held)
+            try:
+                await flush()
+            except (Exception, asyncio.CancelledError) as error:
+                left = _number(sink.held)
+                self._lost[sink.name] += max(0, before - left)
+                # What it says may be secret, such as an address with a token.
+                frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+                self._why.setdefault(sink.name, f"{type(error).__name__} in {_place(frames)}")
+                if not left or pause is None or isinstance(error, asyncio.CancelledError):
+                    return
+                await asyncio.sleep(pause)
+            else:
+                return
 
     async def _give_up(self, sinks: Iterable[Sink], pending: set[asyncio.Task[Any]]) -> None:
         """Cancel what has not ended, which may throw away what it has taken; count what is left."""
@@ -171,6 +180,13 @@ class Flush:
                 timeout,
                 f" ({self._why[sink]})" if sink in self._why else "",
             )
+        for sink, why in self._why.items():
+            if sink not in self._lost:
+                self._log.warning(
+                    "litellm-resilience: an error at this worker's end, %s was flushed again (%s)",
+                    sink,
+                    why,
+                )
         own, _ = self.work.tasks()
         for task, number in Counter(map(name, own)).items():
             self._log.warning(

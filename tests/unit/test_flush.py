@@ -137,6 +137,23 @@ async def test_it_says_why_a_sink_did_not_get_its_records(
     assert "secret" not in odd
 
 
+async def test_a_sink_that_raises_is_flushed_again(caplog: pytest.LogCaptureFixture) -> None:
+    """LiteLLM's job writes counters before rows: an error of the one must not cost the others."""
+    box = Box(3)
+    errors = [ValueError("1"), ValueError("2")]
+
+    async def fail_at_first() -> None:
+        if errors:
+            raise errors.pop()
+        box.number = 0
+
+    flush = flush_of(Sink("box", lambda: box.number, fail_at_first))
+    await flush.run(LONG)
+    assert (box.number, flush.lost) == (0, {})
+    (line,) = told(caplog)
+    assert "box was flushed again (ValueError in _flushed > fail_at_first)" in line
+
+
 async def test_a_late_callback_gets_a_further_flush() -> None:
     """Longer than its half of the time, and shorter than all of it."""
     callback, box = Box(1), Box()

@@ -88,7 +88,7 @@ def surplus(connections: int, others: Sequence[int]) -> float:
 
 
 class Watched(set[Any]):
-    """A set that tells when uvicorn, which adds to it and discards from it, has changed it.
+    """A set that tells when uvicorn has added a member or taken one away.
 
     Args:
         members: what it has already.
@@ -107,6 +107,15 @@ class Watched(set[Any]):
     def discard(self, member: Any, /) -> None:
         """Remove a member if it is one, and tell it."""
         super().discard(member)
+        self._changed()
+
+    def remove(self, member: Any, /) -> None:
+        """Remove a member, as for a WebSocket, and tell it.
+
+        Raises:
+            KeyError: it is none.
+        """
+        super().remove(member)
         self._changed()
 
 

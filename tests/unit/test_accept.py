@@ -150,6 +150,9 @@ class TestShare:
         assert row.load == WEIGHT
         state.connections.discard("connection")
         assert (row.connections, row.load) == (0, 0)
+        state.connections.add("WebSocket")
+        state.connections.remove("WebSocket")
+        assert (row.connections, row.load) == (0, 0)
 
     def test_a_new_worker_of_the_row_begins_with_nothing(
         self, board: Scoreboard, share: Share

@@ -29,6 +29,7 @@ JOBS = ("update_spend", "update_daily_tag_spend")
 PRODUCER = "spend_event_producer"
 SPEND_LOGS = "spend_log_transactions"
 QUEUES = (SPEND_LOGS, "tool_usage_transactions", "model_usage_transactions")
+WRITE_LOCK = "spend_log_write_lock"
 MAX_KEPT = 10_000
 """Rows: as many as LiteLLM writes at once."""
 SIDECAR_SECONDS = 1.0
@@ -61,6 +62,14 @@ def apply(context: Context) -> Outcome:
             await _leave_sidecar(server)
         finally:
             await write()
+        # LiteLLM's own task may have taken rows just before; it puts back what it cannot write.
+        while await written.waited():
+            await write()
+        # From 1.106 on that task has a lock; LiteLLM's shutdown would cancel it while it writes.
+        lock = getattr(server.prisma_client, WRITE_LOCK, None)
+        if lock is not None:
+            async with lock:
+                pass
 
     async def write() -> None:
         given = {
@@ -125,7 +134,7 @@ class _Written:
     """The rows that are being written, which LiteLLM has taken out of its queue."""
 
     def __init__(self) -> None:
-        self._attempts: dict[object, list[Any]] = {}
+        self._attempts: dict[asyncio.Future[None], list[Any]] = {}
 
     def kept(self, update: Any) -> Any:
         """Return a job that puts back what it could not write; the database skips duplicates."""
@@ -133,7 +142,7 @@ class _Written:
         @functools.wraps(update)
         async def updated(*args: Any, **kwargs: Any) -> Any:
             client = inspect.signature(update).bind(*args, **kwargs).arguments["prisma_client"]
-            attempt = object()
+            attempt = asyncio.get_running_loop().create_future()
             self._attempts[attempt] = rows = list(getattr(client, SPEND_LOGS))
             try:
                 return await update(*args, **kwargs)
@@ -143,8 +152,16 @@ class _Written:
                 raise
             finally:
                 del self._attempts[attempt]
+                attempt.set_result(None)
 
         return updated
+
+    async def waited(self) -> bool:
+        """Wait for rows that are being written; say whether there were any."""
+        if not self._attempts:
+            return False
+        await asyncio.wait(self._attempts)
+        return True
 
     def number(self, client: Any) -> int:
         """Return how many rows are being written and not in a client's queue."""

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiohttp import web
@@ -445,6 +446,50 @@ async def test_rows_of_spend_that_could_not_be_written_are_kept(
         await writes
     assert client.spend_log_transactions == [row, later]
     assert flush.held()["spend"] == 2
+
+
+async def test_rows_of_spend_that_litellms_own_task_is_writing_are_waited_for(
+    patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken them out of the queue, so the flush finds none there."""
+    from litellm.proxy import utils
+
+    if hasattr(utils, "requeue_spend_logs"):
+        pytest.skip("this LiteLLM keeps them itself")
+    writing, may_end = asyncio.Event(), asyncio.Event()
+
+    async def create_many(**_: Any) -> None:
+        writing.set()
+        await may_end.wait()
+
+    client = SimpleNamespace(
+        spend_log_transactions=[],
+        _spend_log_transactions_lock=asyncio.Lock(),
+        jsonify_object=lambda data: data,
+        db=SimpleNamespace(litellm_spendlogs=SimpleNamespace(create_many=create_many)),
+    )
+
+    async def watch() -> None:
+        while True:
+            await utils.ProxyUpdateSpend.update_spend_logs(
+                0, client, None, patched.server.proxy_logging_obj
+            )
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(patched.server, "prisma_client", client)
+    monkeypatch.setattr(
+        patched.server.proxy_logging_obj.db_spend_update_writer,
+        "db_update_spend_transaction_handler",
+        AsyncMock(),
+    )
+    await flush.run(30)  # The first one imports modules.
+    client.spend_log_transactions = [{"request_id": "1"}]
+    watching = asyncio.create_task(watch())
+    await asyncio.wait_for(writing.wait(), 30)
+    asyncio.get_running_loop().call_later(1.0, may_end.set)
+    await flush.run(30)
+    watching.cancel()
+    assert flush.lost == {}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import copy
 import functools
 import importlib
 import logging
-import math
 from collections import Counter
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
@@ -94,12 +93,11 @@ async def _flush(logger: Any) -> None:
     """
     errors: list[str] = []
     token = _flushing.set(errors)
-    left, before = _queued(logger), math.inf
     try:
-        while not errors and left < before:
+        while True:
+            before = _queued(logger)
             await logger.flush_queue()
-            left, before = _queued(logger), left
-            if not left:
+            if errors or not 0 < _queued(logger) < before:
                 break
     finally:
         _flushing.reset(token)

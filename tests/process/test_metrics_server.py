@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import socket
 import urllib.request
 from collections.abc import Callable
 
 import pytest
 
 from litellm_resilience.demo.proxy import chat, free_port
-from litellm_resilience.servers.metrics_server import THEIRS
+from litellm_resilience.servers.metrics_server import THEIRS, wait_for_port
 from tests.support.proxy import ProxyProcess
 
 pytestmark = pytest.mark.any_line
@@ -27,16 +26,6 @@ def answer(port: int) -> tuple[int, str]:
             return int(reply.headers["x-litellm-metrics-pid"]), reply.read().decode()
     except OSError:
         return 0, ""
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 @pytest.mark.skipif(
@@ -66,4 +55,4 @@ def test_its_port_passes_to_the_new_proxy(start_proxy: Callable[..., ProxyProces
     assert new
     assert "The upgrade has failed" not in proxy.log_text()
     proxy.stop(SECONDS)
-    assert is_free(port)
+    assert wait_for_port("127.0.0.1", port, iter((True, False)).__next__)

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stack import LITELLM, MODEL, Stack, StartStack
+from stack import LITELLM, Stack, StartStack
 
 from tests.support import engine
 from tests.support.postgres import Database, Postgres
@@ -63,13 +63,7 @@ def written(stack: Stack) -> int:
     """Return how many replies are in the database, once each, and in the key's counter."""
     rows = stack.database.query('select request_id from "LiteLLM_SpendLogs" where spend > 0')
     assert len(rows) == len(set(rows))
-    spent, counted = (
-        float(stack.database.query(statement)[0])
-        for statement in (
-            'select coalesce(sum(spend), 0) from "LiteLLM_SpendLogs"',
-            f"select sum(spend) from \"LiteLLM_VerificationToken\" where '{MODEL}' = any(models)",
-        )
-    )
+    spent, counted = stack.spends()
     assert counted == pytest.approx(spent)
     return len(rows)
 

@@ -20,13 +20,12 @@ VERSIONS: dict[str, dict[str, str | None]] = {
 
 
 def record(
-    timestamp: float, failure: FailureKind | None = None, status: int | None = 200
+    timestamp: float,
+    failure: FailureKind | None = None,
+    status: int | None = 200,
+    latency: float = 0.1,
 ) -> RequestRecord:
-    return RequestRecord(timestamp, failure is None, 0.1, failure, status, True, None)
-
-
-def slow(seconds: float) -> RequestRecord:
-    return RequestRecord(0.0, True, seconds, None, 200, True, None)
+    return RequestRecord(timestamp, failure is None, latency, failure, status, True, None)
 
 
 def seen(records: list[RequestRecord], *, events: list[float] | None = None) -> Seen:
@@ -59,8 +58,8 @@ def test_seconds_without_a_reply_are_those_with_neither_reply_nor_event() -> Non
 def test_a_percentile_over_all_rounds_shows_the_bad_one() -> None:
     pooled = Pooled("p99", 99)
     for plain, ours in ((0.1, 0.1), (0.1, 0.1), (0.5, 0.1)):
-        pooled.rounds["plain"].append(LoadReport([slow(plain)]))
-        pooled.rounds["resilient"].append(LoadReport([slow(ours)]))
+        pooled.rounds["plain"].append(LoadReport([record(0.0, latency=plain)]))
+        pooled.rounds["resilient"].append(LoadReport([record(0.0, latency=ours)]))
     found = pooled.as_json()
     assert found["value"] == {"plain": 500, "resilient": 100}
     assert found["ratio"] == pytest.approx(0.2)

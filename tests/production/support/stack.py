@@ -223,6 +223,14 @@ class Stack(MarkedLog, Started):
         """Return the header fields of a new virtual key."""
         return {"Authorization": f"Bearer {self.proxy.new_key(MODEL)}"}
 
+    def spends(self) -> tuple[float, float]:
+        """Return the spend of all rows, and that of all virtual keys' counters."""
+        rows = 'select coalesce(sum(spend), 0) from "LiteLLM_SpendLogs"'
+        table = '"LiteLLM_VerificationToken"'
+        keys = f"select sum(spend) from {table} where '{MODEL}' = any(models)"
+        spent, counted = (float(self.database.query(each)[0]) for each in (rows, keys))
+        return spent, counted
+
     def load(
         self,
         headers: Mapping[str, str],

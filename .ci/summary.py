@@ -12,13 +12,18 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+REASON = 400
+"""Characters, at most."""
 
-def outcome(case: ET.Element) -> str:
-    """Return what became of one test case."""
+
+def outcome(case: ET.Element) -> tuple[str, str]:
+    """Return what became of one test case, and where and why it failed."""
     for tag, name in (("error", "error"), ("failure", "failed"), ("skipped", "skipped")):
-        if case.find(tag) is not None:
-            return name
-    return "passed"
+        found = case.find(tag)
+        if found is not None:
+            place = (found.text or "").strip().splitlines()[-1:]
+            return name, " ".join([*place, *found.get("message", "").split()])[:REASON]
+    return "passed", ""
 
 
 def main(directory: Path) -> int:
@@ -36,16 +41,15 @@ def main(directory: Path) -> int:
         else:
             seconds = sum(float(suite.get("time", 0)) for suite in root.iter("testsuite"))
             # A test with a failed teardown is listed twice: count each once, at its worst.
-            cases: dict[str, str] = {}
+            cases: dict[str, tuple[str, str]] = {}
             for case in root.iter("testcase"):
                 name = f"{case.get('classname')}::{case.get('name')}"
-                found = outcome(case)
-                if cases.get(name, "passed") in {"passed", "skipped"}:
-                    cases[name] = found
-            for name, found in cases.items():
+                if name not in cases or cases[name][0] in {"passed", "skipped"}:
+                    cases[name] = outcome(case)
+            for name, (found, reason) in cases.items():
                 counts[found] += 1
                 if found in {"failed", "error"}:
-                    wrong.append(f"{found.upper()} {path.stem}: {name}")
+                    wrong.append(f"{found.upper()} {path.stem}: {name}: {reason}")
         for name, count in counts.items():
             totals[name] += count
         listed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)

@@ -183,7 +183,8 @@ class Flush:
         for sink, why in self._why.items():
             if sink not in self._lost:
                 self._log.warning(
-                    "litellm-resilience: an error at this worker's end, %s was flushed again (%s)",
+                    "litellm-resilience: the flush of %s went wrong at this worker's end, "
+                    "but it holds no record any more (%s)",
                     sink,
                     why,
                 )

@@ -7,7 +7,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -411,6 +411,16 @@ async def test_what_a_sidecar_that_hangs_does_not_take_is_left_to_the_worker(
     assert flush.lost == {}
 
 
+def database_client(create_many: Callable[..., Awaitable[None]]) -> Any:
+    """LiteLLM's client with the queues of its line, whose rows of spend go to `create_many`."""
+    from litellm.proxy.utils import PrismaClient
+
+    client: Any = object.__new__(PrismaClient)
+    client.spend_log_transactions = []
+    client.db = SimpleNamespace(litellm_spendlogs=SimpleNamespace(create_many=create_many))
+    return client
+
+
 async def test_rows_of_spend_that_could_not_be_written_are_kept(
     patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,12 +438,8 @@ async def test_rows_of_spend_that_could_not_be_written_are_kept(
         await asyncio.sleep(0.01)
         raise RemoteProtocolError("Server disconnected without sending a response.")
 
-    client = SimpleNamespace(
-        spend_log_transactions=[row],
-        _spend_log_transactions_lock=asyncio.Lock(),
-        jsonify_object=lambda data: data,
-        db=SimpleNamespace(litellm_spendlogs=SimpleNamespace(create_many=create_many)),
-    )
+    client = database_client(create_many)
+    client.spend_log_transactions.append(row)
     monkeypatch.setattr(patched.server, "prisma_client", client)
     job = utils.ProxyUpdateSpend.update_spend_logs(
         0, client, None, patched.server.proxy_logging_obj
@@ -462,12 +468,7 @@ async def test_rows_of_spend_that_litellms_own_task_is_writing_are_waited_for(
         writing.set()
         await may_end.wait()
 
-    client = SimpleNamespace(
-        spend_log_transactions=[],
-        _spend_log_transactions_lock=asyncio.Lock(),
-        jsonify_object=lambda data: data,
-        db=SimpleNamespace(litellm_spendlogs=SimpleNamespace(create_many=create_many)),
-    )
+    client = database_client(create_many)
 
     async def watch() -> None:
         while True:

@@ -151,7 +151,23 @@ async def test_a_sink_that_raises_is_flushed_again(caplog: pytest.LogCaptureFixt
     await flush.run(LONG)
     assert (box.number, flush.lost) == (0, {})
     (line,) = told(caplog)
-    assert "box was flushed again (ValueError in _flushed > fail_at_first)" in line
+    assert "the flush of box went wrong" in line
+    assert "no record any more (ValueError in _flushed > fail_at_first)" in line
+
+
+async def test_a_sink_that_raises_and_holds_nothing_is_flushed_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    attempts = []
+
+    async def fail() -> None:
+        attempts.append(1)
+        raise ValueError
+
+    await flush_of(Sink("box", lambda: 0, fail)).run(LONG)
+    (line,) = told(caplog)
+    assert attempts == [1]
+    assert "again" not in line
 
 
 async def test_a_late_callback_gets_a_further_flush() -> None:

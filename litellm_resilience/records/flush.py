@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from litellm_resilience.records.work import Work, name, stack
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
     from types import FrameType
+
+    Task = asyncio.Task[Any]
 
 T = TypeVar("T")
 
@@ -75,7 +78,7 @@ class Flush:
         """Return the sinks of now."""
         found: list[Sink] = []
         for source in self._sources:
-            found += _tried(source, ())
+            found += _tried(functools.partial(_listed, source), [])
         return found
 
     def held(self) -> dict[str, int]:
@@ -84,6 +87,11 @@ class Flush:
         for sink in self.sinks():
             counts[sink.name] += _number(sink.held)
         return dict(counts)
+
+    def tasks(self, besides: Collection[Task] = ()) -> tuple[list[Task], list[Task]]:
+        """Return what `Work.tasks` does, or nothing if that cannot be told."""
+        nothing: tuple[list[Task], list[Task]] = ([], [])
+        return _tried(lambda: self.work.tasks(besides), nothing)
 
     @property
     def lost(self) -> Mapping[str, int]:
@@ -116,7 +124,7 @@ class Flush:
 
     def _in_motion(self) -> int:
         """Return how many callbacks and tasks are still at work."""
-        own, apart = self.work.tasks()
+        own, apart = self.tasks()
         by_themselves = (sink for sink in self.sinks() if sink.flush is None)
         return len(own) + len(apart) + sum(_number(sink.held) for sink in by_themselves)
 
@@ -188,7 +196,7 @@ class Flush:
                     sink,
                     why,
                 )
-        own, _ = self.work.tasks()
+        own, _ = self.tasks()
         for task, number in Counter(map(name, own)).items():
             self._log.warning(
                 "litellm-resilience: %d tasks were not done at this worker's end: %s", number, task
@@ -198,6 +206,10 @@ class Flush:
 def _place(frames: Iterable[FrameType]) -> str:
     """Return where in the code something is, the innermost function last."""
     return " > ".join(frame.f_code.co_name for frame in frames)[-PLACE_LENGTH:]
+
+
+def _listed(source: Callable[[], Iterable[Sink]]) -> list[Sink]:
+    return list(source())
 
 
 def _number(count: Callable[[], int]) -> int:

@@ -2,7 +2,8 @@
 
 No LiteLLM flushes them at its shutdown. Besides, the common `flush_queue` empties the queue after a
 batch was sent, and with it what was logged meanwhile
-(litellm/integrations/custom_batch_logger.py); so does `generic_api` before 1.109.0.
+(litellm/integrations/custom_batch_logger.py). So do some loggers by themselves: `generic_api`
+before 1.109.0, `datadog_llm_observability`, `gcs_pubsub` and others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextvars
 import copy
 import functools
 import importlib
+import inspect
 import logging
 from collections import Counter
 from collections.abc import Sized
@@ -65,13 +67,12 @@ def generic_logger() -> Any:
 
 def _sinks(context: Context, base: type, batches: _Batches) -> Iterator[Sink]:
     for logger in callbacks.known(context):
-        if not isinstance(logger, base):
-            continue
-
-        def held(logger: Any = logger) -> int:
-            return _queued(logger) + batches.in_transit[id(logger)]
-
-        yield Sink(type(logger).__name__, held, functools.partial(_flush, logger), logger)
+        if isinstance(logger, base):
+            batches.prepare(context, type(logger), base)
+            held = functools.partial(batches.held, logger)
+            yield Sink(
+                type(logger).__name__, held, functools.partial(_flush, logger, batches), logger
+            )
 
 
 def _queued(logger: Any) -> int:
@@ -85,8 +86,10 @@ def _queued(logger: Any) -> int:
     return number
 
 
-async def _flush(logger: Any) -> None:
+async def _flush(logger: Any, batches: _Batches) -> None:
     """Flush a logger, as often as that makes its queues shorter: some send one batch at a time.
+
+    What the logger's own timer is sending is waited for.
 
     Raises:
         RuntimeError: it reports an error. As a rule it only logs that, and throws its batch away.
@@ -97,6 +100,7 @@ async def _flush(logger: Any) -> None:
         while True:
             before = _queued(logger)
             await logger.flush_queue()
+            await batches.sent(logger)
             if errors or not 0 < _queued(logger) < before:
                 break
     finally:
@@ -120,20 +124,70 @@ def _note_errors(context: Context) -> None:
 
 
 class _Batches:
-    """Batches that are being sent, apart from what comes meanwhile.
-
-    Attributes:
-        in_transit: how many records are being sent, by the identity of their logger.
-    """
+    """Batches that are being sent, apart from what comes meanwhile."""
 
     def __init__(self) -> None:
-        self.in_transit: Counter[int] = Counter()
+        self._in_transit: Counter[int] = Counter()
+        """How many records are in no queue, being sent or cut off, by the identity of their logger.
+        """
+        self._under_way: dict[asyncio.Future[None], tuple[int, int]] = {}
+        """Flushes of loggers' own making: identity of the logger, records when it began."""
+        self._prepared: set[type] = set()
+
+    def held(self, logger: Any) -> int:
+        """Return how many records a logger holds or is sending."""
+        own = (number for owner, number in self._under_way.values() if owner == id(logger))
+        return max(_queued(logger) + self._in_transit[id(logger)], *own, 0)
+
+    async def sent(self, logger: Any) -> None:
+        """Wait for what a logger is sending by itself."""
+        while own := [each for each, (owner, _) in self._under_way.items() if owner == id(logger)]:
+            await asyncio.wait(own)
+
+    def prepare(self, context: Context, kind: type, base: type) -> None:
+        """Follow what a class of loggers does in its own way.
+
+        Args:
+            context: where to note what is replaced.
+            kind: the class.
+            base: the one that `locked` is for.
+        """
+        for owner in kind.__mro__[: kind.__mro__.index(base)]:
+            if owner in self._prepared:
+                continue
+            self._prepared.add(owner)
+            flush, send = (vars(owner).get(name) for name in ("flush_queue", "async_send_batch"))
+            if inspect.isfunction(flush):
+                context.changes.replace(owner, "flush_queue", self.followed(flush))
+            if inspect.isfunction(send) and {QUEUE, "clear"} <= {*send.__code__.co_names}:
+                context.changes.replace(owner, "async_send_batch", self.detached(send))
+
+    def followed(self, flush: Any) -> Any:
+        """Return a `flush_queue` that is known while it sends."""
+
+        @functools.wraps(flush)
+        async def flushed(logger: Any, *args: Any, **kwargs: Any) -> Any:
+            attempt = asyncio.get_running_loop().create_future()
+            before = _queued(logger)
+            self._under_way[attempt] = id(logger), before
+            try:
+                return await flush(logger, *args, **kwargs)
+            except asyncio.CancelledError:
+                self._in_transit[id(logger)] += max(0, before - _queued(logger))
+                raise
+            finally:
+                del self._under_way[attempt]
+                attempt.set_result(None)
+
+        return flushed
 
     def detached(self, send: Any) -> Any:
         """Return a method that sends what is there when it is called, and nothing else."""
 
         @functools.wraps(send)
         async def sent(logger: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(getattr(logger, QUEUE), list):
+                return await send(logger, *args, **kwargs)
             with self._batch(logger) as sender:
                 return await send(sender, *args, **kwargs)
 
@@ -165,11 +219,12 @@ class _Batches:
         sender = copy.copy(logger)
         before = dict(vars(logger))
         setattr(logger, QUEUE, [])
-        self.in_transit[id(logger)] += number
+        self._in_transit[id(logger)] += number
         try:
             yield sender
         finally:
-            self.in_transit[id(logger)] -= number
+            self._in_transit[id(logger)] -= number
+            self._in_transit = +self._in_transit
             getattr(logger, QUEUE)[:0] = getattr(sender, QUEUE)
             for name, value in vars(sender).items():
                 unknown = name not in before or before[name] is not value

@@ -209,7 +209,7 @@ def held(besides: Collection[Any] | None) -> Held:
     flush = None if _active is None else _active.flush
     if flush is None:
         return NOTHING_HELD
-    tasks = 0 if besides is None else len(flush.work.tasks(besides)[0])
+    tasks = 0 if besides is None else len(flush.tasks(besides)[0])
     return Held(tasks, flush.held())
 
 

@@ -1,8 +1,7 @@
 """Spend is in the database before its worker ends.
 
 LiteLLM writes it once a minute. Before 1.98 nothing writes it at a shutdown; from then on LiteLLM
-writes part of it, or all, after this: what is written is not written again. Before 1.106 LiteLLM
-forgets rows that it could not write, as while the database is being connected anew.
+writes part of it, or all, after this: what is written is not written again.
 
 From 1.102 on, a sidecar may write it (litellm/proxy/collector.py). What that does not take in time
 becomes rows of the worker, if the operator has not chosen otherwise, and these are written too.
@@ -18,20 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.records.flush import Sink
 from litellm_resilience.repairs.base import Outcome, PatchState, require, require_async
+from litellm_resilience.repairs.spend_rows import WrittenRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from litellm_resilience.repairs.base import Context
 
 JOBS = ("update_spend", "update_daily_tag_spend")
 """LiteLLM's scheduled jobs that write spend; the second is part of the first in older ones."""
+WHOLE_JOB = "update_spend_logs_job"
 PRODUCER = "spend_event_producer"
 SPEND_LOGS = "spend_log_transactions"
-QUEUES = (SPEND_LOGS, "tool_usage_transactions", "model_usage_transactions")
+QUEUES = (
+    SPEND_LOGS,
+    "tool_usage_transactions",
+    "model_usage_transactions",
+    "autorouter_turn_transactions",
+    "baseline_accounting_transactions",
+)
 WRITE_LOCK = "spend_log_write_lock"
-MAX_KEPT = 10_000
-"""Rows: as many as LiteLLM writes at once."""
 SIDECAR_SECONDS = 1.0
 """For a sidecar to take what waits for it. LiteLLM's own shutdown gives one that hangs 10 s."""
 
@@ -45,13 +48,10 @@ def apply(context: Context) -> Outcome:
     jobs = [require_async(utilities, first, "prisma_client")]
     jobs += [require_async(utilities, name) for name in others if hasattr(utilities, name)]
 
-    written = _Written()
-    if not hasattr(utilities, "requeue_spend_logs"):
-        update = require_async(
-            utilities.ProxyUpdateSpend, "update_spend_logs", "n_retry_times", "prisma_client"
-        )
-        kept = staticmethod(written.kept(update))
-        context.changes.replace(utilities.ProxyUpdateSpend, update.__name__, kept)
+    enqueue = getattr(utilities, "enqueue_spend_logs", None)
+    written = WrittenRows(SPEND_LOGS, enqueue, context.log)
+    if not hasattr(utilities.PrismaClient, WRITE_LOCK):
+        _follow(context, utilities, written)
 
     def held() -> int:
         queued = sum(len(getattr(server.prisma_client, queue, ())) for queue in QUEUES)
@@ -62,10 +62,10 @@ def apply(context: Context) -> Outcome:
             await _leave_sidecar(server)
         finally:
             await write()
-        # LiteLLM's own task may have taken rows just before; it puts back what it cannot write.
+        # LiteLLM's own task may have taken rows just before.
         while await written.waited():
             await write()
-        # From 1.106 on that task has a lock; LiteLLM's shutdown would cancel it while it writes.
+        # From 1.104 on that task has a lock; LiteLLM's shutdown would cancel it while it writes.
         lock = getattr(server.prisma_client, WRITE_LOCK, None)
         if lock is not None:
             async with lock:
@@ -84,6 +84,17 @@ def apply(context: Context) -> Outcome:
 
     context.flush.add(lambda: (Sink("spend", held, flush),))
     return Outcome(PatchState.APPLIED, "spend is written before a worker ends")
+
+
+def _follow(context: Context, utilities: Any, written: WrittenRows) -> None:
+    """Know what LiteLLM's own task is writing, and keep what it could not write."""
+    owner = utilities.ProxyUpdateSpend
+    update = require_async(owner, "update_spend_logs", "n_retry_times", "prisma_client")
+    context.changes.replace(owner, update.__name__, staticmethod(written.kept(update)))
+    # It goes on after the rows: the tools that they name, for example.
+    if hasattr(utilities, WHOLE_JOB):
+        job = require_async(utilities, WHOLE_JOB, "prisma_client")
+        context.changes.replace(utilities, WHOLE_JOB, written.awaited(job))
 
 
 def apply_sidecar(context: Context) -> Outcome:
@@ -128,48 +139,3 @@ async def _leave_sidecar(server: Any) -> None:
         await producer.close(drain_timeout=0)
         # LiteLLM's shutdown would wait for what has just been taken out of it.
         producer._queue = None
-
-
-class _Written:
-    """The rows that are being written, which LiteLLM has taken out of its queue."""
-
-    def __init__(self) -> None:
-        self._attempts: dict[asyncio.Future[None], list[Any]] = {}
-
-    def kept(self, update: Any) -> Any:
-        """Return a job that puts back what it could not write; the database skips duplicates."""
-
-        @functools.wraps(update)
-        async def updated(*args: Any, **kwargs: Any) -> Any:
-            client = inspect.signature(update).bind(*args, **kwargs).arguments["prisma_client"]
-            attempt = asyncio.get_running_loop().create_future()
-            self._attempts[attempt] = rows = list(getattr(client, SPEND_LOGS))
-            try:
-                return await update(*args, **kwargs)
-            except BaseException:
-                queue = getattr(client, SPEND_LOGS)
-                setattr(client, SPEND_LOGS, [*_besides(rows, queue), *queue][:MAX_KEPT])
-                raise
-            finally:
-                del self._attempts[attempt]
-                attempt.set_result(None)
-
-        return updated
-
-    async def waited(self) -> bool:
-        """Wait for rows that are being written; say whether there were any."""
-        if not self._attempts:
-            return False
-        await asyncio.wait(self._attempts)
-        return True
-
-    def number(self, client: Any) -> int:
-        """Return how many rows are being written and not in a client's queue."""
-        rows = {id(row): row for attempt in self._attempts.values() for row in attempt}
-        return len(_besides(rows.values(), getattr(client, SPEND_LOGS, ())))
-
-
-def _besides(rows: Iterable[Any], queue: Iterable[Any]) -> list[Any]:
-    """Return the rows that are not in a queue."""
-    there = {id(row) for row in queue}
-    return [row for row in rows if id(row) not in there]

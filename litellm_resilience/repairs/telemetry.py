@@ -27,6 +27,9 @@ GLOBALS = (
     ("opentelemetry._logs", "get_logger_provider"),
 )
 
+BY_CREDENTIALS = "_tracer_provider_cache"
+"""Where LiteLLM's callback keeps the providers of keys and teams with credentials of their own."""
+
 
 def apply(context: Context) -> Outcome:
     """Flush the providers that are there at the end."""
@@ -48,7 +51,10 @@ def providers(context: Context) -> list[Any]:
     """Return the global providers, and those that callbacks have for themselves."""
     found = [getattr(sys.modules[name], get)() for name, get in GLOBALS if name in sys.modules]
     for callback in callbacks.known(context):
-        found += getattr(callback, "__dict__", {}).values()
+        own = getattr(callback, "__dict__", {})
+        found += own.values()
+        for each in list(own.get(BY_CREDENTIALS, {}).values()):
+            found.append(getattr(each, "provider", each))
     return callbacks.distinct(
         each for each in found if callable(getattr(type(each), "force_flush", None))
     )

@@ -16,10 +16,10 @@ from litellm_resilience.repairs import metric_places, registry
 from litellm_resilience.repairs.base import Changes, IncompatibleError, Outcome, PatchState
 from litellm_resilience.servers import (
     application,
+    companions,
     granian,
     gunicorn,
     hypercorn,
-    metrics_server,
     supervised,
     uvicorn,
 )
@@ -64,10 +64,13 @@ def intercepted(
         # A server that is not installed is LiteLLM's to report.
         with contextlib.suppress(ImportError):
             intercept(changes, jitter, supervision)
-        with contextlib.suppress(ImportError, IncompatibleError):
-            metric_places.spare_those_in_use(changes)
-        with contextlib.suppress(ImportError, IncompatibleError):
-            metrics_server.hand_down(changes)
+        for prepare in (
+            metric_places.spare_those_in_use,
+            companions.hand_down_metrics,
+            companions.move_pgbouncer,
+        ):
+            with contextlib.suppress(ImportError, IncompatibleError):
+                prepare(changes)
         yield
     finally:
         changes.undo()

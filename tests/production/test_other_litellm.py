@@ -8,10 +8,8 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from bed import UnavailableError
 from stack import Stack, StartStack
 
 from tests.support.postgres import Postgres
@@ -23,7 +21,7 @@ OTHER = os.environ.get("OTHER_LITELLM", "")
 """A virtual environment with an older LiteLLM, prisma and this package."""
 SINKS = ("/logs", "/batch", "/slow")
 LIMIT = 150
-BEFORE, AFTER, STREAMS = 100, 400, 60
+STREAMS = 60
 GENERATE = """
 import sys
 from pathlib import Path
@@ -63,43 +61,15 @@ def shared(
     )
 
 
-def supervisor(stack: Stack) -> dict[str, Any]:
-    """What the status says of it, or nothing while one takes over from the other."""
-    try:
-        found: dict[str, Any] = stack.status()["supervisor"]
-    except UnavailableError:
-        return {}
-    return found
-
-
-def upgrade(stack: Stack, key: dict[str, str], environment: str) -> int:
-    """Have another environment take over in the middle of a load; return the number of replies."""
-    former = supervisor(stack)["pid"]
-    after = 0
-
-    def look(replies: int) -> bool:
-        nonlocal after
-        if replies == BEFORE:
-            assert "started" in stack.tell("upgrade", environment)["done"]
-        if replies > BEFORE and (after or supervisor(stack).get("pid", former) != former):
-            after += 1
-        return after >= AFTER
-
-    load = stack.load(key, clients=8, look=look)
-    assert load.failures == {}
-    assert after >= AFTER
-    return load.successes
-
-
 def test_there_and_back_costs_no_request_and_no_record(
     shared: Stack, logging_sink: LoggingSink
 ) -> None:
     stack, key = shared, shared.key()
-    versions = [supervisor(stack)["versions"]["litellm"]]
+    versions = [stack.supervisor()["versions"]["litellm"]]
     replies = 0
     for environment in (OTHER, sys.prefix):
-        replies += upgrade(stack, key, environment)
-        versions.append(supervisor(stack)["versions"]["litellm"])
+        replies += stack.upgrade(key, environment)
+        versions.append(stack.supervisor()["versions"]["litellm"])
         streams = stack.load(key, STREAMS, clients=8, stream=True)
         assert streams.failures == {}
         replies += streams.successes

@@ -117,26 +117,110 @@ def batches(receiver: Receiver) -> Any:
     return add(Batches(flush_lock=asyncio.Lock()))
 
 
+def few_at_a_time(receiver: Receiver) -> Any:
+    """A logger as LiteLLM's for GCS is: its queue is no list, and it sends two at a time."""
+    import httpx
+    from litellm.integrations.custom_batch_logger import CustomBatchLogger
+
+    class Few(CustomBatchLogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_queue: asyncio.Queue[int] = asyncio.Queue()
+            self.audit_log_queue: list[int] = []  # Azure Sentinel has one, too
+
+        async def flush_queue(self) -> None:
+            taken = [self.log_queue.get_nowait() for _ in range(min(2, self.log_queue.qsize()))]
+            taken += self.audit_log_queue
+            self.audit_log_queue = []
+            if taken:
+                async with httpx.AsyncClient(trust_env=False) as client:
+                    await client.post(receiver.url, json=taken)
+
+    return add(Few())
+
+
 async def test_a_logger_that_sends_a_few_at_a_time_sends_all(
     receiver: Receiver, flush: Flush
 ) -> None:
-    """As LiteLLM's for GCS does, whose queue is no list; Azure Sentinel's has a second queue."""
-    logger = batches(receiver)
-    logger.log_queue = asyncio.Queue()
+    logger = few_at_a_time(receiver)
     logger.audit_log_queue = [9]
-
-    async def flush_queue() -> None:
-        taken = [logger.log_queue.get_nowait() for _ in range(min(2, logger.log_queue.qsize()))]
-        logger.log_queue, waiting = taken, logger.log_queue
-        await logger.async_send_batch()
-        logger.log_queue, logger.audit_log_queue = waiting, []
-
-    logger.flush_queue = flush_queue
     for number in range(5):
         logger.log_queue.put_nowait(number)
-    assert flush.held()[type(logger).__name__] == 6
+    assert flush.held()["Few"] == 6
     await flush.run(30)
-    assert receiver.batches == [[0, 1], [2, 3], [4]]
+    assert receiver.batches == [[0, 1, 9], [2, 3], [4]]
+    assert flush.lost == {}
+
+
+async def begin_by_itself(logger: Any, receiver: Receiver, flush: Flush) -> asyncio.Task[None]:
+    """Have a logger's own timer send all of two records; the receiver does not answer."""
+    assert flush.held()["Few"] == 0
+    for number in range(2):
+        logger.log_queue.put_nowait(number)
+    receiver.answering.clear()
+    by_itself = asyncio.create_task(logger.flush_queue())
+    await asyncio.wait_for(receiver.came.wait(), 30)
+    assert (logger.log_queue.qsize(), flush.held()["Few"]) == (0, 2)
+    return by_itself
+
+
+async def test_what_a_logger_is_sending_by_itself_is_waited_for(
+    receiver: Receiver, flush: Flush
+) -> None:
+    by_itself = await begin_by_itself(few_at_a_time(receiver), receiver, flush)
+    asyncio.get_running_loop().call_later(0.5, receiver.answering.set)
+    await flush.run(30)
+    assert by_itself.done()
+    assert (flush.held()["Few"], flush.lost) == (0, {})
+
+
+async def test_what_a_logger_is_sending_by_itself_to_nobody_is_told(
+    receiver: Receiver, flush: Flush
+) -> None:
+    by_itself = await begin_by_itself(few_at_a_time(receiver), receiver, flush)
+    await flush.run(0.5)
+    assert flush.lost == {"Few": 2}
+    receiver.answering.set()
+    await by_itself
+
+
+async def test_what_is_taken_by_a_flush_that_is_cut_off_is_told(
+    receiver: Receiver, flush: Flush
+) -> None:
+    logger = few_at_a_time(receiver)
+    logger.log_queue.put_nowait(1)
+    receiver.answering.clear()
+    await flush.run(0.5)
+    assert flush.lost == {"Few": 1}
+    receiver.answering.set()
+
+
+async def test_a_batch_that_is_sent_because_it_is_full_takes_no_later_record_with_it(
+    receiver: Receiver, flush: Flush
+) -> None:
+    """As LiteLLM's loggers for Datadog's LLM observability and for Pub/Sub send it."""
+    import httpx
+    from litellm.integrations.custom_batch_logger import CustomBatchLogger
+
+    class Clears(CustomBatchLogger):  # type: ignore[misc]
+        async def async_send_batch(self) -> None:
+            if self.log_queue:
+                async with httpx.AsyncClient(trust_env=False) as client:
+                    await client.post(receiver.url, json=self.log_queue)
+                self.log_queue.clear()
+
+    logger = add(Clears(flush_lock=asyncio.Lock()))
+    assert flush.held()["Clears"] == 0
+    logger.log_queue.append(1)
+    receiver.answering.clear()
+    full = asyncio.create_task(logger.async_send_batch())
+    await asyncio.wait_for(receiver.came.wait(), 30)
+    logger.log_queue.append(2)
+    assert flush.held()["Clears"] == 2
+    receiver.answering.set()
+    await full
+    await flush.run(30)
+    assert receiver.batches == [[1], [2]]
     assert flush.lost == {}
 
 
@@ -333,6 +417,18 @@ async def test_spans_are_flushed_by_each_provider_of_a_callback(flush: Flush) ->
     assert (provider.queue, flush.lost) == ([], {})
 
 
+@pytest.mark.parametrize("wrap", [lambda provider: SimpleNamespace(provider=provider), lambda p: p])
+async def test_spans_of_keys_with_credentials_of_their_own_are_flushed(
+    wrap: Callable[[Provider], Any], flush: Flush
+) -> None:
+    """Newer LiteLLM wraps their providers."""
+    provider = Provider(lambda: None)
+    add(SimpleNamespace(_tracer_provider_cache={"key": wrap(provider)}))
+    assert flush.held()["OpenTelemetry"] == 2
+    await flush.run(30)
+    assert provider.queue == []
+
+
 async def test_a_collector_that_does_not_answer_keeps_no_thread_that_is_waited_for(
     flush: Flush,
 ) -> None:
@@ -421,6 +517,15 @@ def database_client(create_many: Callable[..., Awaitable[None]]) -> Any:
     return client
 
 
+async def write_spend(utils: Any, client: Any, logging: Any) -> None:
+    """Write as LiteLLM's own task does."""
+    given = {"prisma_client": client, "db_writer_client": None, "proxy_logging_obj": logging}
+    if hasattr(utils, "update_spend_logs_job"):
+        await utils.update_spend_logs_job(**given)
+    else:
+        await utils.ProxyUpdateSpend.update_spend_logs(n_retry_times=0, **given)
+
+
 async def test_rows_of_spend_that_could_not_be_written_are_kept(
     patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,10 +546,7 @@ async def test_rows_of_spend_that_could_not_be_written_are_kept(
     client = database_client(create_many)
     client.spend_log_transactions.append(row)
     monkeypatch.setattr(patched.server, "prisma_client", client)
-    job = utils.ProxyUpdateSpend.update_spend_logs(
-        0, client, None, patched.server.proxy_logging_obj
-    )
-    writes = asyncio.create_task(job)
+    writes = asyncio.create_task(write_spend(utils, client, patched.server.proxy_logging_obj))
     await asyncio.wait_for(writing.wait(), 30)
     assert flush.held()["spend"] == 2
     # Some lines look for prisma, which is not everywhere, to tell what kind of error it is.
@@ -462,19 +564,18 @@ async def test_rows_of_spend_that_litellms_own_task_is_writing_are_waited_for(
 
     if hasattr(utils, "requeue_spend_logs"):
         pytest.skip("this LiteLLM keeps them itself")
-    writing, may_end = asyncio.Event(), asyncio.Event()
+    writing, may_end, written = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def create_many(**_: Any) -> None:
         writing.set()
         await may_end.wait()
+        written.set()
 
     client = database_client(create_many)
 
     async def watch() -> None:
         while True:
-            await utils.ProxyUpdateSpend.update_spend_logs(
-                0, client, None, patched.server.proxy_logging_obj
-            )
+            await write_spend(utils, client, patched.server.proxy_logging_obj)
             await asyncio.sleep(3600)
 
     monkeypatch.setattr(patched.server, "prisma_client", client)
@@ -489,8 +590,43 @@ async def test_rows_of_spend_that_litellms_own_task_is_writing_are_waited_for(
     await asyncio.wait_for(writing.wait(), 30)
     asyncio.get_running_loop().call_later(1.0, may_end.set)
     await flush.run(30)
+    assert written.is_set()
     watching.cancel()
     assert flush.lost == {}
+
+
+async def test_what_litellm_writes_after_the_rows_of_spend_is_waited_for(
+    patched: SimpleNamespace, flush: Flush, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from litellm.proxy import utils
+
+    if hasattr(utils, "requeue_spend_logs") or not hasattr(utils, "update_spend_logs_job"):
+        pytest.skip("this LiteLLM has a lock for it, or writes nothing else")
+    usage_tracking = pytest.importorskip("litellm.proxy.guardrails.usage_tracking")
+    writing, may_end, written = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def track(**_: Any) -> None:
+        writing.set()
+        await may_end.wait()
+        written.set()
+
+    client = database_client(AsyncMock())
+    monkeypatch.setattr(usage_tracking, "process_spend_logs_guardrail_usage", track)
+    monkeypatch.setattr(patched.server, "prisma_client", client)
+    monkeypatch.setattr(
+        patched.server.proxy_logging_obj.db_spend_update_writer,
+        "db_update_spend_transaction_handler",
+        AsyncMock(),
+    )
+    await flush.run(30)
+    client.spend_log_transactions = [{"request_id": "1"}]
+    own = asyncio.create_task(write_spend(utils, client, patched.server.proxy_logging_obj))
+    await asyncio.wait_for(writing.wait(), 30)
+    flushing = asyncio.create_task(flush.run(30))
+    asyncio.get_running_loop().call_later(0.5, may_end.set)
+    await flushing
+    assert written.is_set()
+    await own
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -168,6 +168,27 @@ async def test_a_sink_that_raises_and_holds_nothing_is_flushed_once(
     (line,) = told(caplog)
     assert attempts == [1]
     assert "again" not in line
+
+
+async def test_what_cannot_be_looked_at_costs_no_other_sink(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a callback whose attributes raise, or a module that is half imported."""
+    box = Box(1)
+    flush = flush_of(Sink("box", lambda: box.number, box.flush))
+
+    def half() -> Iterator[Sink]:
+        yield Sink("other", lambda: 1)
+        raise AttributeError
+
+    def none(_: object) -> Any:
+        raise AttributeError
+
+    flush.add(half)
+    monkeypatch.setattr(flush.work, "tasks", none)
+    assert flush.held() == {"box": 1}
+    await flush.run(LONG)
+    assert (box.number, flush.tasks()) == (0, ([], []))
 
 
 async def test_a_late_callback_gets_a_further_flush() -> None:

@@ -43,6 +43,8 @@ OPERATOR = Path(__file__).parents[1] / "operator"
 READY_SECONDS = 150.0
 DEADLINE = 90.0
 VANISH_SECONDS = 20.0
+BEFORE_UPGRADE, AFTER_UPGRADE = 100, 400
+"""How many replies come before it begins, and after the new proxy has taken over."""
 MODEL = "demo-openai"
 CHAT = "/v1/chat/completions"
 READY = re.compile(r"[Ww]orker \d+ \(pid (\d+)\) ready after ([\d.]+) s")
@@ -280,6 +282,38 @@ class Stack(MarkedLog, Started):
             )
 
         return asyncio.run(send())
+
+    def supervisor(self) -> dict[str, Any]:
+        """What the status says of it, or nothing while one takes over from the other."""
+        try:
+            found: dict[str, Any] = self.status()["supervisor"]
+        except UnavailableError:
+            return {}
+        return found
+
+    def upgrade(self, headers: Mapping[str, str], *program: str) -> int:
+        """Upgrade in the middle of a load; return the number of replies.
+
+        Args:
+            headers: who sends the load.
+            program: another virtual environment.
+        """
+        former, after = self.supervisor()["pid"], 0
+
+        def look(replies: int) -> bool:
+            nonlocal after
+            if replies == BEFORE_UPGRADE:
+                assert "started" in self.tell("upgrade", *program)["done"]
+            if replies > BEFORE_UPGRADE and (
+                after or self.supervisor().get("pid", former) != former
+            ):
+                after += 1
+            return after >= AFTER_UPGRADE
+
+        load = self.load(headers, clients=8, look=look)
+        assert load.failures == {}
+        assert after >= AFTER_UPGRADE
+        return load.successes
 
     def in_each_worker(self, action: str) -> dict[int, list[dict[str, Any]]]:
         """Have every worker do something; return what each noted, by process id.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from litellm_resilience.demo.proxy import chat, free_port
-from litellm_resilience.servers.metrics_server import THEIRS, wait_for_port
+from litellm_resilience.servers.companions import THEIRS, wait_for_port
 from tests.support.proxy import ProxyProcess
 
 pytestmark = pytest.mark.any_line

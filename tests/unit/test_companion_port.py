@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from litellm_resilience.servers.metrics_server import wait_for_port
+from litellm_resilience.servers.companions import wait_for_port
 
 
 def test_it_waits_until_nobody_listens() -> None:

@@ -318,11 +318,12 @@ def _long_run(path: Path | None) -> str:
         return ""
     total = LongRun.load_from(path)
     about = (
-        "{sentence} (LiteLLM {litellm}, uvicorn {uvicorn}, {workers} workers, limit {limit}, "
-        "jitter {jitter}{stack}). {ledger}"
+        "{sentence} ({measured}LiteLLM {litellm}, uvicorn {uvicorn}, {workers} workers, "
+        "limit {limit}, jitter {jitter}{stack}). {ledger}"
     )
+    measured = f"{said}; " if (said := total.measured()) else ""
     stack = f", {total.conditions['stack']}" if "stack" in total.conditions else ""
-    given = {**total.conditions, "stack": stack}
+    given = {**total.conditions, "stack": stack, "measured": measured}
     text = about.format(sentence=total.sentence(), ledger=total.ledger(), **given)
     return _wrapped(text.rstrip())
 

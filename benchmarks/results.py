@@ -208,6 +208,7 @@ class LongRun:
         answered: replies.
         recorded: replies with a record, by sink.
         twice: replies with more than one, by sink.
+        days: on which slices began.
     """
 
     conditions: dict[str, Any]
@@ -219,10 +220,13 @@ class LongRun:
     answered: int = 0
     recorded: Counter[str] = field(default_factory=Counter)
     twice: Counter[str] = field(default_factory=Counter)
+    days: set[str] = field(default_factory=set)
 
     def add(self, figures: Mapping[str, Any]) -> None:
         """Add a slice."""
         self.slices += 1
+        if "began" in figures:
+            self.days.add(figures["began"].partition(" ")[0])
         self.requests[figures["kind"]] += figures["requests"]
         self.failures.update(figures["failures"])
         self.recycles += figures["recycles"]
@@ -253,6 +257,13 @@ class LongRun:
             f"{self.recycles:,} times: a loss below {100 * bound:.2g} % ({rule} of {number:,}) "
             "with 95 % confidence"
         )
+
+    def measured(self) -> str:
+        """Which version of this package was measured, and on which days."""
+        version = self.conditions.get("litellm-resilience")
+        days = sorted({min(self.days), max(self.days)}) if self.days else []
+        package = f"litellm-resilience {version}" if version else ""
+        return ", ".join(filter(None, (package, " to ".join(days))))
 
     def ledger(self) -> str:
         """What became of the records, in a sentence; empty if no sink was there."""

@@ -46,9 +46,11 @@ THEIRS = "Options of LiteLLM"
 USAGE = "[OPTIONS OF LITELLM] [OPTIONS]"
 HELP = """LiteLLM's proxy, whose workers are recycled without losing a request.
 
-All options of the installed LiteLLM work as they do for `litellm`. These come on top. An option for
-serving is also read from the environment variable of the same name in capitals, such as
-MAX_REQUESTS_JITTER. Names may be written with hyphens. docs/options.md says more."""
+The options of the installed LiteLLM work as they do for `litellm`, but for
+--timeout_worker_healthcheck, which has no effect where workers are supervised. Ours come on top. An
+option of ours for serving is also read from the environment variable of the same name in capitals,
+such as MAX_REQUESTS_JITTER; for the two ports, LITELLM_RESILIENCE_METRICS_PORT and
+LITELLM_RESILIENCE_HEALTH_PORT. Names may be written with hyphens. docs/options.md says more."""
 METAVARS = {
     "choice": "COMMAND",
     "integer": "N",

@@ -187,14 +187,14 @@ def serving_options() -> list[click.Option]:
         PortOption(
             "resilience_metrics_port",
             ["LITELLM_RESILIENCE_METRICS_PORT", "RESILIENCE_METRICS_PORT"],
-            "Serve Prometheus metrics of the workers on this port, from the supervisor. Needs "
-            "prometheus_client.",
+            "Serve Prometheus metrics of the workers on this port, from a process beside the "
+            "supervisor. Needs prometheus_client.",
         ),
         PortOption(
             "resilience_health_port",
             ["LITELLM_RESILIENCE_HEALTH_PORT"],
-            "Answer /live and /ready on this port, from the supervisor: 200 or 503, also while "
-            "workers are blocked. The metrics port answers them too.",
+            "Answer /live and /ready on this port, from a process beside the supervisor: 200 or "
+            "503, also while workers are blocked. The metrics port answers them too.",
         ),
         _option(
             "resilience_drain_delay",

@@ -26,7 +26,7 @@ LEAST_ROUNDS = 50
 ROUNDING = 1e-6
 """Seconds by which two moments may differ that are the same."""
 RESILIENT_CPU_SECONDS = 0.35
-"""CPU time of one recycle with forked workers: measured, 0.2 to 0.5 s."""
+"""CPU time of one recycle with forked workers: measured, 0.2 to 0.4 s."""
 
 
 @dataclass(frozen=True)

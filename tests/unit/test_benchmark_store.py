@@ -68,6 +68,14 @@ def test_a_long_run_counts_the_records_of_its_replies() -> None:
     )
 
 
+def test_a_long_run_says_what_was_measured_and_when() -> None:
+    total = LongRun({**CONDITIONS, "litellm-resilience": "0.1.0"})
+    assert total.measured() == "litellm-resilience 0.1.0"
+    for moment in ("2026-11-23 23:59:59", "2026-11-24 00:04:00", "2026-11-24 00:08:00"):
+        total.add({**SLICE, "began": moment})
+    assert total.measured() == "litellm-resilience 0.1.0, 2026-11-23 to 2026-11-24"
+
+
 def test_a_long_run_under_other_conditions_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

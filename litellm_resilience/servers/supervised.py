@@ -17,6 +17,7 @@ from uvicorn.server import Server
 
 from litellm_resilience.repairs import metric_places, metrics, registry
 from litellm_resilience.repairs.base import (
+    Changes,
     IncompatibleError,
     Outcome,
     PatchState,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
     from uvicorn.config import Config
 
-    from litellm_resilience.repairs.base import Changes
     from litellm_resilience.supervisor.environment import ImportReads
     from litellm_resilience.supervisor.launch import Launcher
     from litellm_resilience.supervisor.loop import Service
@@ -150,9 +150,17 @@ def intercept(changes: Changes, supervision: Supervision, host: Host) -> None:
     if passed:
         config = importlib.import_module("uvicorn.config").Config
         changes.replace(config, "bind_socket", lambda _: passed[0])
-    stand_in = functools.partial(_Supervised, supervision, host, manager=manager, passed=passed)
-    changes.replace(main, "Multiprocess", stand_in)
-    changes.replace(main, "Server", stand_in)
+    stand_ins = Changes()
+
+    def put_back() -> None:
+        stand_ins.undo()
+
+    stand_in = functools.partial(
+        _Supervised, supervision, host, put_back=put_back, manager=manager, passed=passed
+    )
+    stand_ins.replace(main, "Multiprocess", stand_in)
+    stand_ins.replace(main, "Server", stand_in)
+    changes.done(put_back)
 
 
 class _Supervised:
@@ -168,12 +176,14 @@ class _Supervised:
         target: Any = None,
         sockets: list[socket.socket] | None = None,
         *,
+        put_back: Callable[[], None],
         manager: service_manager.Given,
         passed: list[socket.socket],
     ) -> None:
         del target
         self._how = supervision
         self._host = host
+        self._put_back = put_back
         self._config = config
         self._manager = manager
         self._passed = passed
@@ -181,6 +191,9 @@ class _Supervised:
 
     def run(self) -> None:
         """Supervise until asked to stop."""
+        # What is imported from now on, here and in workers, may look into uvicorn's own classes,
+        # as sse-starlette does.
+        self._put_back()
         expect_children()
         name_process("super")
         given = takeover.given()

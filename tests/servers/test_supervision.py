@@ -23,6 +23,13 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(service: Service) -
     assert second in service.living()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_finds_uvicorns_own_classes(workers: int, service: Service) -> None:
+    """As sse-starlette does, which LiteLLM may import when a worker starts."""
+    service.start(workers=workers)
+    assert service.client().get("/classes").split()[1:] == ["Server", "Multiprocess"]
+
+
 def test_connections_wait_while_the_only_worker_is_replaced(service: Service) -> None:
     service.start(workers=1)
     (first,) = service.living()

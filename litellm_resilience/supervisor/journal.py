@@ -316,6 +316,15 @@ class Journal:
         """A new proxy has not become ready."""
         self._write(logging.ERROR, "The upgrade has failed: %s. The workers here serve on", why)
 
+    def heir_failed(self, failure: str) -> None:
+        """The proxy that has taken over has ended, while this one still drains."""
+        self._write(
+            logging.WARNING,
+            "The proxy that has taken over serves no more: %s. Stopping too, so that all can be "
+            "started again",
+            failure,
+        )
+
     def stopped(self) -> None:
         """All workers have ended."""
         self._write(logging.INFO, "All workers have ended")

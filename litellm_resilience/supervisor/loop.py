@@ -47,6 +47,10 @@ SUSPENDED_GAP = 5.0
 """A gap between two looks that means the supervisor was suspended, in seconds."""
 STOP_MARGIN = 10.0
 """Seconds that a worker may take to shut its application down after its drain and flush."""
+HEIR_GRACE = 30.0
+"""Seconds for requests in flight when nobody serves, if uvicorn is not told how many.
+
+As LiteLLM 1.108 and later have it."""
 DRAINING, STOPPING = "draining", "stopping"
 
 
@@ -215,6 +219,7 @@ class Supervisor:
         self._look_at_group(now)
         if self._upgrade.look(now) and not self.ending:
             self._hand_over(now)
+        self._look_at_heir(now)
         if self.ending:
             self._kill_after_deadline(now)
         else:
@@ -225,7 +230,7 @@ class Supervisor:
         for service in self.services:
             self._attend(service, now)
         for pid in self._upgrade.heirs():
-            self._helpers.spare(pid)
+            self._helpers.leave(pid)
         living = {w.process.pid: w.name for w in self._workers if w.process.pid is not None}
         for left in self._helpers.look(now, living):
             self._journal.left(left)
@@ -563,7 +568,7 @@ class Supervisor:
         sockets = self._sockets if self._ever_ready and not self.ending else ()
         started = self._upgrade.start(self._clock(), sockets, program)
         if self._upgrade.pid is not None:
-            self._helpers.spare(self._upgrade.pid)
+            self._helpers.leave(self._upgrade.pid)
         return f"started {started}, which takes over when all its workers serve"
 
     def _hand_over(self, now: float) -> None:
@@ -578,6 +583,16 @@ class Supervisor:
         self.services = ()
         self._upgrade.hand_over()
         self.drain(now)
+
+    def _look_at_heir(self, now: float) -> None:
+        """Stop too if the proxy has failed that has taken over: nobody serves until this one ends.
+
+        Whoever knows this process starts it again only then.
+        """
+        failure = self._upgrade.heir_failure()
+        if failure is not None and self.ending == DRAINING:
+            self._journal.heir_failed(failure)
+            self.stop(now, HEIR_GRACE)
 
     def drain(self, now: float) -> float:
         """Accept nothing new, and end when everything is answered.
@@ -594,8 +609,13 @@ class Supervisor:
                 worker.drain()
         return left
 
-    def stop(self, now: float) -> float:
+    def stop(self, now: float, default_grace: float | None = None) -> float:
         """End as uvicorn does at a SIGTERM, also if it drains already.
+
+        Args:
+            now: seconds of the supervisor's clock.
+            default_grace: seconds in which requests are answered, if uvicorn is not told how many;
+                None for the drain timeout.
 
         Returns:
             How many seconds that may take.
@@ -603,9 +623,9 @@ class Supervisor:
         if self.ending == STOPPING:
             return self._stop_deadline - now
         self.ending = STOPPING
-        timeout = self._config.timeout_graceful_shutdown
-        grace = self._plan.settings.drain_timeout if timeout is None else timeout
-        left = self._end_within(grace, now)
+        told = self._config.timeout_graceful_shutdown
+        grace = default_grace if told is None else told
+        left = self._end_within(self._plan.settings.drain_timeout if grace is None else grace, now)
         for worker in self._workers:
             worker.stop()
         return left

@@ -241,6 +241,10 @@ class Supervisor:
         """Make the largest worker due before all together reach the memory limit."""
         if self._group is None:
             return
+        if self._upgrade.under_way:
+            # Both proxies are counted, and a replacement would only add to that.
+            self._board.totals.memory_is_short = False
+            return
         found = self._group.look(now, self._workers)
         self._board.totals.memory_is_short = self._group.short
         if found is not None:

@@ -25,6 +25,7 @@ from litellm_resilience.supervisor.link import Said
 from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings, WorkerState
 from litellm_resilience.supervisor.scoreboard import Scoreboard
+from litellm_resilience.supervisor.upgrade import Upgrade
 
 
 class FakeProcess:
@@ -347,6 +348,26 @@ def test_a_death_says_how_many_records_are_lost_with_it(
     supervisor._step()
     assert any(line in record.getMessage() for record in caplog.records)
     assert supervisor._board.lost_records() == {"box": held}
+
+
+def test_no_worker_is_replaced_for_the_memory_that_two_proxies_need(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, mocker: MockerFixture
+) -> None:
+    supervisor = make(1)
+    become_ready(supervisor, launcher)
+    (worker,) = supervisor._workers
+    found = worker, "holds too much"
+    supervisor._group = mocker.Mock(short=True, look=mocker.Mock(return_value=found))
+    under_way = mocker.patch.object(
+        Upgrade, "under_way", new_callable=mocker.PropertyMock, return_value=True
+    )
+    supervisor._step()
+    assert worker.due is None
+    assert not supervisor._board.totals.memory_is_short
+    under_way.return_value = False
+    supervisor._step()
+    assert worker.due is policy.Due.MEMORY
+    assert supervisor._board.totals.memory_is_short
 
 
 def told(supervisor: Supervisor, *words: str, now: float = 1.0) -> dict[str, Any]:

@@ -94,6 +94,13 @@ class Journal:
             pause,
         )
 
+    def loading_again(self) -> None:
+        """The template has ended, and the next worker has to wait for another one."""
+        self._write(
+            logging.WARNING,
+            "The template has ended and is loaded again: the next worker starts when it is ready",
+        )
+
     def ready(self, worker: Handle, seconds: float) -> None:
         """A worker serves."""
         self._write(logging.INFO, "%s ready after %.2f s", worker.name.capitalize(), seconds)

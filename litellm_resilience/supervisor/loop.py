@@ -20,6 +20,7 @@ from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.headroom import GroupWatch
 from litellm_resilience.supervisor.helpers import Helpers
 from litellm_resilience.supervisor.journal import counted
+from litellm_resilience.supervisor.launch import NotYetError
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.policy import SERVING, Due, WorkerState
@@ -159,7 +160,7 @@ class Supervisor:
         self._helpers = Helpers(plan.keep_helpers)
         self._started = 0
         self._restarts = Restarts()
-        self._ever_ready = False
+        self._ever_ready = self._awaits_template = False
         self._boot_failure: int | None = None
         self._signals: deque[int] = deque()
         self._wake, self._waker = socket.socketpair()
@@ -371,6 +372,8 @@ class Supervisor:
         return newest.name if newest is not None else None
 
     def _start(self, now: float) -> None:
+        if now < self._restarts.not_before:  # another one of this round has failed
+            return
         limits = self._plan.recycling.draw(self._random)
         slot = None
         try:
@@ -380,11 +383,15 @@ class Supervisor:
         except Exception as error:
             if slot is not None:
                 self._board.release(slot)
+            if isinstance(error, NotYetError):
+                self._wait_for_template(now)
+                return
             self._board.totals.boot_failures += 1
             self._journal.not_started(error, self._restarts.boot_failed(now))
             self._boot_failure = self._boot_failure or 1
             return
         self._started += 1
+        self._awaits_template = False
         method = self._launcher.method
         if method != self._board.totals.start_method:
             self._board.totals.start_method = method
@@ -401,6 +408,12 @@ class Supervisor:
         )
         self._workers.append(worker)
         self._journal.started(worker)
+
+    def _wait_for_template(self, now: float) -> None:
+        self._restarts.delay(now)
+        if not self._awaits_template:
+            self._awaits_template = True
+            self._journal.loading_again()
 
     def _launch(self, link: Link, slot: int, limits: Limits) -> WorkerProcess:
         assignment = Assignment(

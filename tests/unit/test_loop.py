@@ -20,10 +20,12 @@ from uvicorn.config import Config
 from litellm_resilience.session.keeper import Counters
 from litellm_resilience.supervisor import commands, loop, policy
 from litellm_resilience.supervisor.journal import Journal
+from litellm_resilience.supervisor.launch import NotYetError
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.link import Said
 from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings, WorkerState
+from litellm_resilience.supervisor.restarts import SHORT_PAUSE
 from litellm_resilience.supervisor.scoreboard import Scoreboard
 from litellm_resilience.supervisor.upgrade import Upgrade
 
@@ -181,6 +183,45 @@ def test_a_refused_start_is_tried_again_later(
     now = 4.0
     supervisor._step()
     assert len(launcher.started) == 3
+
+
+def test_one_refusal_in_a_round_of_starts_is_one_failure(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    supervisor = make(2, clock=lambda: now)
+    become_ready(supervisor, launcher)
+    launcher.refusals = [OSError("no more processes")] * 2
+    for worker in list(launcher.started):
+        worker.ends(1)
+    supervisor._step()
+    assert caplog.text.count("could not be started") == 1
+    now = 1.0
+    supervisor._step()
+    assert caplog.text.count("next attempt in 2 s") == 1
+    now = 3.0
+    supervisor._step()
+    assert len(launcher.started) == 4
+
+
+def test_workers_that_must_wait_for_their_template_have_not_failed(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    supervisor = make(2, clock=lambda: now)
+    become_ready(supervisor, launcher)
+    for worker in list(launcher.started):
+        worker.ends(1)
+    launcher.refusals = [NotYetError()] * 20
+    while launcher.refusals:
+        supervisor._step()
+        now += SHORT_PAUSE
+    supervisor._step()
+    assert len(launcher.started) == 4
+    assert now == 20 * SHORT_PAUSE
+    assert supervisor._board.totals.boot_failures == 0
+    assert caplog.text.count("loaded again") == 1
+    assert "could not be started" not in caplog.text
 
 
 @pytest.mark.parametrize(

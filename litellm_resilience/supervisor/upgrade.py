@@ -45,8 +45,6 @@ class _Line:
 
 
 _line: _Line | None = None
-_kept: list[subprocess.Popen[bytes]] = []
-"""Those that have taken over: dropped, they would be reaped, and their status is the first's."""
 
 
 class Upgrade:
@@ -225,8 +223,9 @@ class Upgrade:
             return
         self.handed_over = True
         takeover.give_way()
-        _kept.append(self._process)
         pid = self._process.pid
+        # Or it would be reaped with the object, and its status is for the first process.
+        self._process.returncode = 0
         given = takeover.given()
         with contextlib.suppress(OSError):
             if given is None:

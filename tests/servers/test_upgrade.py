@@ -144,13 +144,21 @@ def test_a_killed_new_proxy_is_a_failed_upgrade_before_and_the_end_after_it_is_r
     service.wait(lambda: not service.living(), "end of the workers, as when no upgrade was")
 
 
-def test_a_new_proxy_that_dies_while_old_requests_go_on_ends_all(service: Service) -> None:
-    """Whoever watches the first process can start it again; nobody would serve until then."""
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_new_proxy_that_dies_while_old_requests_go_on_ends_all(
+    service: Service, before: int
+) -> None:
+    """Whoever watches the first process can start it again; nobody would serve until then.
+
+    The first process knows how the last one has ended, also if another one had started that.
+    """
     service.start(workers=1, timeout_graceful_shutdown=1)
+    for _ in range(before):
+        upgrade(service)
     service.begin("/stream/600")
     service.signal(signal.SIGUSR2)
-    service.wait_log("takes over")
-    (new,) = service.new_proxies()
+    service.wait(lambda: len(service.new_proxies()) > before, "new proxy")
+    new = service.new_proxies()[-1]
     service.wait(lambda: supervisor_of(service) == new, "status of the new proxy")
     os.kill(new, signal.SIGKILL)
     assert service.wait_exit() == 128 + signal.SIGKILL

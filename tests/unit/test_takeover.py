@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -103,7 +104,6 @@ def test_nobody_but_the_command_can_be_upgraded() -> None:
 def begun(mocker: MockerFixture) -> Iterator[Callable[..., Upgrade]]:
     """Begin upgrades to a piece of code."""
     begun: list[Upgrade] = []
-    kept = mocker.patch.object(upgrade, "_kept", [])
 
     def begin(code: str, failed: Callable[[str], None] = print) -> Upgrade:
         origin = Origin(("python", "-c", code), dict(os.environ), None, None)
@@ -116,10 +116,10 @@ def begun(mocker: MockerFixture) -> Iterator[Callable[..., Upgrade]]:
     yield begin
     for it in begun:
         it.kill()
+        for pid in it.heirs():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         it.close()
-    for process in kept:
-        process.kill()
-        process.wait()
 
 
 def test_nothing_is_heard_of_a_new_proxy_that_has_taken_over(
@@ -133,6 +133,23 @@ def test_nothing_is_heard_of_a_new_proxy_that_has_taken_over(
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert not it.look(1.0)
     assert wait(it.waitables, 0) == []
+
+
+def test_the_end_of_an_upgrade_leaves_the_status_of_who_has_taken_over_to_the_first_process(
+    mocker: MockerFixture,
+) -> None:
+    origin = Origin(("python", "-c", "raise SystemExit(7)"), dict(os.environ), None, None)
+    mocker.patch.object(takeover, "_origin", origin)
+    it = Upgrade(10.0, 5.0, print)
+    with socket.socket() as listener:
+        it.start(0.0, [listener], None)
+    it.hand_over()
+    (pid,) = it.heirs()
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    it.close()
+    del it
+    gc.collect()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Loading:
             self._control.close()
 
 
-class Fixture:
+class Lost:
     """A template that has ended, and a clock."""
 
     def __init__(self, mocker: MockerFixture) -> None:
@@ -69,13 +69,13 @@ class Fixture:
 
 
 @pytest.fixture
-def lost(mocker: MockerFixture) -> Iterator[Fixture]:
-    it = Fixture(mocker)
+def lost(mocker: MockerFixture) -> Iterator[Lost]:
+    it = Lost(mocker)
     yield it
     it.it.end()
 
 
-def test_a_worker_waits_while_the_template_is_loaded(lost: Fixture, mocker: MockerFixture) -> None:
+def test_a_worker_waits_while_the_template_is_loaded(lost: Lost, mocker: MockerFixture) -> None:
     for lost.now in (0.0, 1.0, TIMEOUT - 1):
         with pytest.raises(NotYetError):
             lost.start()
@@ -87,7 +87,7 @@ def test_a_worker_waits_while_the_template_is_loaded(lost: Fixture, mocker: Mock
     assert lost.loading.killed == lost.spawned.call_count == 0
 
 
-def test_a_template_that_is_not_loaded_in_time_is_given_up(lost: Fixture) -> None:
+def test_a_template_that_is_not_loaded_in_time_is_given_up(lost: Lost) -> None:
     with pytest.raises(NotYetError):
         lost.start()
     lost.now = TIMEOUT
@@ -97,7 +97,7 @@ def test_a_template_that_is_not_loaded_in_time_is_given_up(lost: Fixture) -> Non
     assert lost.loading.begun == lost.loading.killed == 1
 
 
-def test_a_template_that_ends_while_it_is_loaded_has_one_more_attempt(lost: Fixture) -> None:
+def test_a_template_that_ends_while_it_is_loaded_has_one_more_attempt(lost: Lost) -> None:
     with pytest.raises(NotYetError):
         lost.start()
     lost.loading.ends()

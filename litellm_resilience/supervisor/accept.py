@@ -93,15 +93,20 @@ class Watched(set[Any]):
     Args:
         members: what it has already.
         changed: called after each change.
+        expected: where those are that are to be added; taken out of it then.
     """
 
-    def __init__(self, members: Iterable[Any], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, members: Iterable[Any], changed: Callable[[], None], expected: set[Any] | None = None
+    ) -> None:
         super().__init__(members)
         self._changed = changed
+        self._expected = set() if expected is None else expected
 
     def add(self, member: Any, /) -> None:
         """Add a member, and tell it."""
         super().add(member)
+        self._expected.discard(member)
         self._changed()
 
     def discard(self, member: Any, /) -> None:
@@ -136,8 +141,8 @@ class Share:
         self._others: list[Row] = []
         self._ticks_of_surplus = 0
         self.arriving: set[Any] = set()
-        """Protocols whose connection was accepted and is not made yet."""
-        state.connections = Watched(state.connections, self.note)
+        """Protocols whose connection was accepted and is not made yet; no others."""
+        state.connections = Watched(state.connections, self.note, self.arriving)
         state.tasks = Watched(state.tasks, self.note)
 
     def look(self) -> None:
@@ -147,9 +152,8 @@ class Share:
 
     def note(self) -> None:
         """Tell the others what this worker has."""
-        connections = self._state.connections
         row = self._row
-        row.connections = len(connections) + len(self.arriving - connections)
+        row.connections = len(self._state.connections) + len(self.arriving)
         row.load = WEIGHT * row.connections + len(self._state.tasks)
 
     def accept(self, *, accepting: bool) -> None:

@@ -32,6 +32,10 @@ ACCEPT_GRACE = 0.3
 """Seconds in which a connection that was accepted just before may still appear."""
 TLS_ACCEPT_GRACE = 2.0
 """The same where a connection appears only after its TLS handshake."""
+HANDSHAKE_GRACE = 10.0
+"""Seconds that a TLS handshake may take which is known to be under way."""
+STOP_HANDSHAKE_GRACE = 2.0
+"""The same when the whole server stops."""
 IDLE_GRACE = 5.0
 """Seconds an idle connection is kept for one last request, unless it would be closed sooner anyway.
 
@@ -55,6 +59,7 @@ class DrainingServer(Server):
         drain_timeout: seconds.
         draining: whether the drain has begun.
         idle_grace, rest_grace: seconds, see above.
+        arriving: connections that were accepted and are not made yet, as far as they are known.
         held: returns what there is to do beside the requests whose tasks it is given; without any,
             it does not look for tasks.
     """
@@ -63,6 +68,7 @@ class DrainingServer(Server):
     draining: bool = False
     idle_grace: float = IDLE_GRACE
     rest_grace: float = REST_GRACE
+    arriving: Collection[Any] = ()
     held: Callable[[Collection[Any] | None], Held] = staticmethod(nothing_held)
     _looked = NOTHING_HELD
 
@@ -133,6 +139,7 @@ class DrainingServer(Server):
         state = self.server_state
         began = loop.time()
         settled = began + (TLS_ACCEPT_GRACE if self.config.is_ssl else ACCEPT_GRACE)
+        arrived = began + HANDSHAKE_GRACE
         stop_asked = math.inf
         quiet = Quiet()
         counter = 0
@@ -142,17 +149,22 @@ class DrainingServer(Server):
             if self.should_exit and now < stop_asked:
                 stop_asked = now
                 settled = min(settled, now + ACCEPT_GRACE)
+                arrived = min(arrived, now + STOP_HANDSHAKE_GRACE)
                 self._close_websockets()
             if now >= min(began + self.drain_timeout, stop_asked + self._stop_timeout):
                 return
-            if now >= settled and not (
-                state.connections or state.tasks or self.held(state.tasks).tasks
-            ):
+            awaited = self.arriving if now < arrived else ()
+            if now >= settled and not (awaited or self._busy):
                 return
             quiet.end(state.connections, self._bounds, now)
             await asyncio.sleep(TICK)
             counter += 1
             await self.on_tick(counter)
+
+    @property
+    def _busy(self) -> bool:
+        state = self.server_state
+        return bool(state.connections or state.tasks or self.held(state.tasks).tasks)
 
     def _close_websockets(self) -> None:
         """Tell WebSocket clients to come back, as uvicorn does when it stops."""

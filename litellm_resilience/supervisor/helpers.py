@@ -42,6 +42,7 @@ class Process(NamedTuple):
     parent: int
     dead: bool
     name: str
+    group: int
 
     @property
     def identity(self) -> str:
@@ -107,6 +108,7 @@ class Helpers:
         table = Table()
         self._own = {child.identity for child in table.children(os.getpid())}
         self._spared = {process.identity for process in table.below(os.getpid())}
+        self._left: set[int] = set()
         self._newcomers: set[str] = set()
         self._unclaimed: dict[str, float] = {}
         self._owners: dict[str, str] = {}
@@ -115,8 +117,8 @@ class Helpers:
         self._deadlines: dict[str, float] = {}
         self._look_at = 0.0
 
-    def spare(self, pid: int) -> None:
-        """Leave a process alone that no worker has started.
+    def leave(self, pid: int) -> None:
+        """Leave a process alone, its process group and its exit status; no worker has started it.
 
         Args:
             pid: its number.
@@ -124,6 +126,8 @@ class Helpers:
         process = _process(pid)
         if process is not None:
             self._spared.add(process.identity)
+            self._own.add(process.identity)
+            self._left.add(pid)
 
     def busy(self, now: float) -> bool:
         """Say whether helpers without a worker are still being ended."""
@@ -160,7 +164,7 @@ class Helpers:
         table = Table()
         for process in table.below(os.getpid()):
             if process.identity in self._owners and not self._kept(process):
-                _signal(process, signal.SIGKILL)
+                signal_process(process, signal.SIGKILL)
 
     def _note(self, table: Table, now: float, living: Mapping[int, str], ended: set[str]) -> None:
         """Find out whose each process below this one is."""
@@ -188,12 +192,13 @@ class Helpers:
                 del noted[identity]
         self._spared &= there
         self._own &= there
+        self._left &= ours.keys()
         self._newcomers &= there
         self._marks = {m: name for m, name in self._marks.items() if name in living.values()}
 
     def _owner(self, orphan: Process, ended: Collection[str]) -> str | None:
         """Return the name of the worker whose an orphan was, if that can be told."""
-        if orphan.identity in self._spared or self._kept(orphan):
+        if orphan.identity in self._spared or orphan.group in self._left or self._kept(orphan):
             return None
         owner = self._marks.get(mark_of(orphan.pid) or "") or next(iter(ended), None)
         if owner is None and not orphan.dead:
@@ -214,10 +219,10 @@ class Helpers:
                 continue
             elif process.identity not in self._deadlines:
                 self._deadlines[process.identity] = now + GRACE
-                _signal(process, signal.SIGTERM)
+                signal_process(process, signal.SIGTERM)
                 left.append(Left(owner, process))
             elif now >= self._deadlines[process.identity]:
-                _signal(process, signal.SIGKILL)
+                signal_process(process, signal.SIGKILL)
         return left
 
     def _kept(self, process: Process) -> bool:
@@ -233,6 +238,21 @@ def adopted(known: Collection[int], table: Table | None = None) -> list[Process]
     """
     table = table or Table()
     return [child for child in table.children(os.getpid()) if child.pid not in known]
+
+
+def group(leader: int) -> list[Process]:
+    """Return what lives of a process group, but for its leader and what workers have started.
+
+    Args:
+        leader: the number of the one that has begun it.
+    """
+    return [
+        process
+        for process in Table().all.values()
+        if process.group == leader != process.pid
+        and not process.dead
+        and mark_of(process.pid) is None
+    ]
 
 
 def own_children() -> set[int]:
@@ -325,7 +345,7 @@ def _end_all(find: Callable[[], Iterable[Process]]) -> list[Process]:
         late = time.monotonic() >= deadline
         for process in living:
             if late or process.identity not in asked:
-                _signal(process, signal.SIGKILL if late else signal.SIGTERM)
+                signal_process(process, signal.SIGKILL if late else signal.SIGTERM)
                 asked[process.identity] = process
         if late:
             break
@@ -333,7 +353,8 @@ def _end_all(find: Callable[[], Iterable[Process]]) -> list[Process]:
     return list(asked.values())
 
 
-def _signal(process: Process, number: int) -> None:
+def signal_process(process: Process, number: int) -> None:
+    """Send a signal to a process, unless another one has its number by now."""
     now = _process(process.pid)
     if now is not None and now.started == process.started:
         with suppress(OSError):
@@ -360,7 +381,7 @@ def _process(pid: int) -> Process | None:
     if not fields:
         return None
     name = os.fsdecode(before.partition(b"(")[2])
-    return Process(pid, int(fields[19]), int(fields[1]), fields[0] in b"ZX", name)
+    return Process(pid, int(fields[19]), int(fields[1]), fields[0] in b"ZX", name, int(fields[2]))
 
 
 def _read(pid: int, what: str) -> bytes:

@@ -94,6 +94,13 @@ class Journal:
             pause,
         )
 
+    def loading_again(self) -> None:
+        """The template has ended, and the next worker has to wait for another one."""
+        self._write(
+            logging.WARNING,
+            "The template has ended and is loaded again: the next worker starts when it is ready",
+        )
+
     def ready(self, worker: Handle, seconds: float) -> None:
         """A worker serves."""
         self._write(logging.INFO, "%s ready after %.2f s", worker.name.capitalize(), seconds)
@@ -315,6 +322,15 @@ class Journal:
     def upgrade_failed(self, why: str) -> None:
         """A new proxy has not become ready."""
         self._write(logging.ERROR, "The upgrade has failed: %s. The workers here serve on", why)
+
+    def heir_failed(self, failure: str) -> None:
+        """The proxy that has taken over has ended, while this one still drains."""
+        self._write(
+            logging.WARNING,
+            "The proxy that has taken over serves no more: %s. Stopping too, so that all can be "
+            "started again",
+            failure,
+        )
 
     def stopped(self) -> None:
         """All workers have ended."""

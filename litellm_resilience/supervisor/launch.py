@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from litellm_resilience.supervisor.worker import Assignment
 
 
+class NotYetError(Exception):
+    """What workers are forked from is not ready; it will be, or something else is used instead."""
+
+
 class WorkerProcess(Protocol):
     """What the supervisor needs of a worker's process."""
 
@@ -59,6 +63,7 @@ class Launcher(Protocol):
             inherited: what belongs to the supervisor and must not stay open in the worker.
 
         Raises:
+            NotYetError: it can be started a little later.
             OSError: the operating system refuses.
         """
 

@@ -20,6 +20,7 @@ from litellm_resilience.supervisor.handle import Handle
 from litellm_resilience.supervisor.headroom import GroupWatch
 from litellm_resilience.supervisor.helpers import Helpers
 from litellm_resilience.supervisor.journal import counted
+from litellm_resilience.supervisor.launch import NotYetError
 from litellm_resilience.supervisor.link import Link, Said
 from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.policy import SERVING, Due, WorkerState
@@ -47,6 +48,10 @@ SUSPENDED_GAP = 5.0
 """A gap between two looks that means the supervisor was suspended, in seconds."""
 STOP_MARGIN = 10.0
 """Seconds that a worker may take to shut its application down after its drain and flush."""
+HEIR_GRACE = 30.0
+"""Seconds for requests in flight when nobody serves, if uvicorn is not told how many.
+
+As LiteLLM 1.108 and later have it."""
 DRAINING, STOPPING = "draining", "stopping"
 
 
@@ -155,7 +160,7 @@ class Supervisor:
         self._helpers = Helpers(plan.keep_helpers)
         self._started = 0
         self._restarts = Restarts()
-        self._ever_ready = False
+        self._ever_ready = self._awaits_template = False
         self._boot_failure: int | None = None
         self._signals: deque[int] = deque()
         self._wake, self._waker = socket.socketpair()
@@ -215,6 +220,7 @@ class Supervisor:
         self._look_at_group(now)
         if self._upgrade.look(now) and not self.ending:
             self._hand_over(now)
+        self._look_at_heir(now)
         if self.ending:
             self._kill_after_deadline(now)
         else:
@@ -225,7 +231,7 @@ class Supervisor:
         for service in self.services:
             self._attend(service, now)
         for pid in self._upgrade.heirs():
-            self._helpers.spare(pid)
+            self._helpers.leave(pid)
         living = {w.process.pid: w.name for w in self._workers if w.process.pid is not None}
         for left in self._helpers.look(now, living):
             self._journal.left(left)
@@ -235,6 +241,10 @@ class Supervisor:
     def _look_at_group(self, now: float) -> None:
         """Make the largest worker due before all together reach the memory limit."""
         if self._group is None:
+            return
+        if self._upgrade.under_way:
+            # Both proxies are counted, and a replacement would only add to that.
+            self._board.totals.memory_is_short = False
             return
         found = self._group.look(now, self._workers)
         self._board.totals.memory_is_short = self._group.short
@@ -362,6 +372,8 @@ class Supervisor:
         return newest.name if newest is not None else None
 
     def _start(self, now: float) -> None:
+        if now < self._restarts.not_before:  # another one of this round has failed
+            return
         limits = self._plan.recycling.draw(self._random)
         slot = None
         try:
@@ -371,11 +383,15 @@ class Supervisor:
         except Exception as error:
             if slot is not None:
                 self._board.release(slot)
+            if isinstance(error, NotYetError):
+                self._wait_for_template(now)
+                return
             self._board.totals.boot_failures += 1
             self._journal.not_started(error, self._restarts.boot_failed(now))
             self._boot_failure = self._boot_failure or 1
             return
         self._started += 1
+        self._awaits_template = False
         method = self._launcher.method
         if method != self._board.totals.start_method:
             self._board.totals.start_method = method
@@ -392,6 +408,12 @@ class Supervisor:
         )
         self._workers.append(worker)
         self._journal.started(worker)
+
+    def _wait_for_template(self, now: float) -> None:
+        self._restarts.delay(now)
+        if not self._awaits_template:
+            self._awaits_template = True
+            self._journal.loading_again()
 
     def _launch(self, link: Link, slot: int, limits: Limits) -> WorkerProcess:
         assignment = Assignment(
@@ -563,7 +585,7 @@ class Supervisor:
         sockets = self._sockets if self._ever_ready and not self.ending else ()
         started = self._upgrade.start(self._clock(), sockets, program)
         if self._upgrade.pid is not None:
-            self._helpers.spare(self._upgrade.pid)
+            self._helpers.leave(self._upgrade.pid)
         return f"started {started}, which takes over when all its workers serve"
 
     def _hand_over(self, now: float) -> None:
@@ -578,6 +600,16 @@ class Supervisor:
         self.services = ()
         self._upgrade.hand_over()
         self.drain(now)
+
+    def _look_at_heir(self, now: float) -> None:
+        """Stop too if the proxy has failed that has taken over: nobody serves until this one ends.
+
+        Whoever knows this process starts it again only then.
+        """
+        failure = self._upgrade.heir_failure()
+        if failure is not None and self.ending == DRAINING:
+            self._journal.heir_failed(failure)
+            self.stop(now, HEIR_GRACE)
 
     def drain(self, now: float) -> float:
         """Accept nothing new, and end when everything is answered.
@@ -594,8 +626,13 @@ class Supervisor:
                 worker.drain()
         return left
 
-    def stop(self, now: float) -> float:
+    def stop(self, now: float, default_grace: float | None = None) -> float:
         """End as uvicorn does at a SIGTERM, also if it drains already.
+
+        Args:
+            now: seconds of the supervisor's clock.
+            default_grace: seconds in which requests are answered, if uvicorn is not told how many;
+                None for the drain timeout.
 
         Returns:
             How many seconds that may take.
@@ -603,9 +640,9 @@ class Supervisor:
         if self.ending == STOPPING:
             return self._stop_deadline - now
         self.ending = STOPPING
-        timeout = self._config.timeout_graceful_shutdown
-        grace = self._plan.settings.drain_timeout if timeout is None else timeout
-        left = self._end_within(grace, now)
+        told = self._config.timeout_graceful_shutdown
+        grace = default_grace if told is None else told
+        left = self._end_within(self._plan.settings.drain_timeout if grace is None else grace, now)
         for worker in self._workers:
             worker.stop()
         return left

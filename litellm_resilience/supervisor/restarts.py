@@ -12,6 +12,8 @@ EARLY_DEATH_AGE = 10.0
 """Seconds; a worker that has served for longer has not died early."""
 LONGEST_PAUSE = 60.0
 """Seconds between two starts, at most; the first pause is 1 s, each further one twice as long."""
+SHORT_PAUSE = 0.5
+"""Seconds until the next attempt where nothing has failed."""
 
 
 class Restarts:
@@ -24,9 +26,18 @@ class Restarts:
         self.not_before = 0.0
 
     def boot_failed(self, now: float) -> float:
-        """Note that a worker ended before it was ready; return the pause in seconds."""
+        """Note that a worker ended before it was ready; return the pause in seconds.
+
+        Workers that are started together fail together: what fails in a pause makes it no longer.
+        """
+        if now < self.not_before:
+            return round(self.not_before - now, 1)
         self._failed_boots += 1
         return self._pause(now, self._failed_boots)
+
+    def delay(self, now: float) -> None:
+        """Note that a worker cannot be started yet, and that this is no failure."""
+        self.not_before = max(self.not_before, now + SHORT_PAUSE)
 
     def died(self, now: float, age: float) -> float:
         """Note that a worker died `age` seconds after it was ready; return the pause."""

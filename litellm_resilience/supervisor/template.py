@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import multiprocessing.connection
 import os
 import pickle
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from litellm_resilience.supervisor import exit_hooks, growth
 from litellm_resilience.supervisor.child import default_signals
-from litellm_resilience.supervisor.launch import Forking, Spawning
+from litellm_resilience.supervisor.launch import Forking, NotYetError, Spawning
 from litellm_resilience.supervisor.link import WorkerEnd
 from litellm_resilience.supervisor.output import lossy_output
 from litellm_resilience.supervisor.preload import share_memory
@@ -82,9 +83,20 @@ class Template:
         config: uvicorn's settings.
         workers: how many will share what is loaded.
         board: where workers write about themselves.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, host: Host, config: Config, workers: int, board: Scoreboard) -> None:
+    def __init__(
+        self,
+        host: Host,
+        config: Config,
+        workers: int,
+        board: Scoreboard,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._load_timeout = self._loaded_by = math.inf
         self.context = multiprocessing.get_context("spawn")
         self._arguments = (host, config, workers, board)
         self._spawning = Spawning()
@@ -110,11 +122,12 @@ class Template:
         """Start the template and wait until it can fork workers.
 
         Args:
-            timeout: seconds.
+            timeout: seconds; also for each time that it is loaded again.
 
         Returns:
             Why it cannot, or None if it can.
         """
+        self._load_timeout = timeout
         self._begin()
         answer = self._answer((READY, UNFIT), timeout)
         if answer is not None and answer[0] == READY:
@@ -128,16 +141,18 @@ class Template:
         """Have the template fork a worker.
 
         Raises:
-            OSError: it cannot now; a template that has ended is loaded again meanwhile.
+            NotYetError: a template that has ended is loaded again meanwhile.
+            OSError: it cannot now.
         """
         del inherited  # nothing of the supervisor's is open in the template
         self._listen()
+        self._give_up_if_late()
         if self._control is None:
             if self._failures >= FAILED_LOADS:
                 return self._spawning.start(assignment, ())
             self._begin()
         if not self._loaded or self._control is None:
-            raise BlockingIOError(errno.EAGAIN, "the template is being loaded")
+            raise NotYetError
         self._order(self._control, assignment)
         answer = self._answer((FORKED, REFUSED), ANSWER_TIMEOUT)
         if answer is None:
@@ -194,7 +209,14 @@ class Template:
         """Return a descriptor that is readable when the template says something, if it lives."""
         return None if self._control is None else os.dup(self._control.fileno())
 
+    def _give_up_if_late(self) -> None:
+        """End a template that is not loaded in time: workers are spawned from then on."""
+        if not self._loaded and self._control is not None and self._clock() >= self._loaded_by:
+            self._failures = FAILED_LOADS
+            self.end()
+
     def _begin(self) -> None:
+        self._loaded_by = self._clock() + self._load_timeout
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = self.context.Process(

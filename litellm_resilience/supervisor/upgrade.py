@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from litellm_resilience.supervisor import exit_hooks, exits, takeover, waiting
+from litellm_resilience.supervisor import exit_hooks, exits, helpers, takeover, waiting
 from litellm_resilience.supervisor.takeover import GO, READY, VARIABLE, UpgradeError
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ class _Line:
 
 
 _line: _Line | None = None
-_kept: list[subprocess.Popen[bytes]] = []
-"""Those that have taken over: dropped, they would be reaped, and their status is the first's."""
 
 
 class Upgrade:
@@ -54,7 +52,7 @@ class Upgrade:
 
     Args:
         ready_timeout: seconds in which a new proxy must be ready.
-        stop_timeout: seconds in which one that has failed may drain.
+        stop_timeout: seconds in which one that has failed may drain, or its workers without it.
         failed: told why, if an upgrade fails.
     """
 
@@ -109,6 +107,7 @@ class Upgrade:
             raise UpgradeError("this process was not started as litellm-resilient")
         if given is not None and not given.taken:
             raise UpgradeError("this proxy has not taken its predecessor's place yet")
+        self._forget_if_ended(now)
         if self._process is not None:
             raise UpgradeError(f"there is one already: process {self._process.pid}")
         first = _the_line().theirs if given is None else given.first
@@ -149,10 +148,10 @@ class Upgrade:
         if process is None or self.handed_over:
             return False
         ready = self._heard() == READY
-        if self._ended(process):
-            self._forget(process)
-        elif now >= self._kill_at:
-            process.kill()
+        if self._forget_if_ended(now):
+            return False
+        if now >= self._kill_at:
+            os.kill(process.pid, signal.SIGKILL)
         elif self._kill_at < math.inf:
             return False
         elif now >= self._ready_by:
@@ -176,36 +175,47 @@ class Upgrade:
         self._hung_up = not said
         return said
 
-    def _ended(self, process: subprocess.Popen[bytes]) -> bool:
-        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, process.pid, options) is not None
+    def _forget_if_ended(self, now: float) -> bool:
+        """Forget a new proxy that has ended, once its workers have: they answer what they have.
 
-    def _forget(self, process: subprocess.Popen[bytes]) -> None:
-        # Until it is reaped, its number stands for its session.
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        status = process.wait()
+        It is not reaped before: until then its number stands for its session.
+
+        Returns:
+            Whether it has ended.
+        """
+        process = self._process
+        if process is None or self.handed_over or (status := _status(process.pid)) is None:
+            return False
+        others = helpers.group(process.pid)
         if self._kill_at == math.inf:
+            self._kill_at = now + self._stop_timeout
             self._failed(f"process {process.pid} {exits.describe(status)}")
+            for other in others:
+                helpers.signal_process(other, signal.SIGTERM)
+        if others and now < self._kill_at:
+            return True
+        _kill_group(process.pid)
+        process.wait()
         if self._channel is not None:
             self._channel.close()
         self._process = self._channel = None
+        return True
 
     def abandon(self, now: float) -> None:
         """Have a new proxy end that is not to take over: it answers what it has accepted."""
         if self._process is not None and not self.handed_over and self._kill_at == math.inf:
             self._kill_at = now + self._stop_timeout
-            self._process.terminate()
+            os.kill(self._process.pid, signal.SIGTERM)
 
     @property
     def under_way(self) -> bool:
-        """Whether there is a new proxy that has not taken over."""
+        """Whether there is a new proxy that has not taken over, or what is left of one."""
         return self._process is not None and not self.handed_over
 
     def kill(self) -> None:
-        """Kill a new proxy that has not taken over."""
+        """Kill a new proxy that has not taken over, with its workers."""
         if self._process is not None and not self.handed_over:
-            self._process.kill()
+            _kill_group(self._process.pid)
 
     def hand_over(self) -> None:
         """Tell the new proxy that the place is free; nothing goes back from here."""
@@ -213,8 +223,9 @@ class Upgrade:
             return
         self.handed_over = True
         takeover.give_way()
-        _kept.append(self._process)
         pid = self._process.pid
+        # Or it would be reaped with the object, and its status is for the first process.
+        self._process.returncode = 0
         given = takeover.given()
         with contextlib.suppress(OSError):
             if given is None:
@@ -223,6 +234,23 @@ class Upgrade:
                 given.first.send(f"{pid}\n".encode())
         with contextlib.suppress(OSError):
             self._channel.send(GO)
+        self._channel.close()
+        self._channel = None
+
+    def heir_failure(self) -> str | None:
+        """Return how the process has failed that has taken over, if it has.
+
+        One that has given way in its turn ends with 0, and so does one that was asked to stop.
+        """
+        if self._process is None or not self.handed_over:
+            return None
+        pid = [self._process.pid, *self.heirs()][-1]
+        try:
+            status = _status(pid)
+        except ChildProcessError:
+            # It was started by another one that has taken over, and still is that one's child.
+            return None if waiting.exists(pid) else f"process {pid} {exits.describe(None)}"
+        return f"process {pid} {exits.describe(status)}" if status else None
 
     def heirs(self) -> list[int]:
         """Return the processes that have taken over, the last one serves."""
@@ -253,6 +281,24 @@ class Upgrade:
         for each in (self._channel, *line):
             if each is not None:
                 each.close()
+
+
+def _status(pid: int) -> int | None:
+    """Return how a child ended, None while it runs; it is not reaped.
+
+    Raises:
+        ChildProcessError: it is no child of this process.
+    """
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def _kill_group(leader: int) -> None:
+    """Kill a child that has not been reaped, and what is in its process group."""
+    with contextlib.suppress(OSError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _the_line() -> _Line:

@@ -62,7 +62,7 @@ def wait(first: socket.socket, heirs: list[int]) -> int:
         if heirs[-1] in ended:
             status = os.waitstatus_to_exitcode(ended[heirs[-1]])
             return status if status >= 0 else 128 - status
-        if not _exists(heirs[-1]):
+        if not exists(heirs[-1]):
             return 1
         heirs = [pid for pid in heirs if pid not in ended]
         came = signal.sigtimedwait(awaited, LOOK_INTERVAL)
@@ -71,7 +71,8 @@ def wait(first: socket.socket, heirs: list[int]) -> int:
             forward(came.si_signo, heirs)
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
+    """Say whether there is such a process, dead ones that nobody has asked for included."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -96,6 +96,7 @@ class WorkerServer(DrainingServer):
         self._figures = Figures(self._row, TICK)
         self._watch: Watch | None = None
         self._share = Share(assignment.board, assignment.slot, self.server_state)
+        self.arriving = self._share.arriving
         self._balanced = assignment.balanced
         self._totals = assignment.board.totals
         self._session_counts = assignment.session_counts

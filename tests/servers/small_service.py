@@ -97,6 +97,15 @@ def note_end() -> None:
         file.write(f"{os.getpid()}\n")
 
 
+def is_first() -> bool:
+    """Say whether nobody has asked this before."""
+    try:
+        Path("first").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
@@ -138,7 +147,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
     condition, _, helper = mode().partition(" ")
     if helper:
         start_helper(helper)
-    if condition == "slow":
+    if condition == "slow" or (condition == "one-slow" and is_first()):
         await asyncio.sleep(3600)
     if condition == "block":
         time.sleep(3600)  # noqa: ASYNC251

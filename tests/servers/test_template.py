@@ -85,6 +85,19 @@ def test_a_death_without_a_template_is_noticed(service: Service) -> None:
     service.wait_settled(2)
 
 
+def test_workers_wait_for_a_template_that_is_loaded_again_but_have_not_failed(
+    service: Service,
+) -> None:
+    service.start(workers=2, start="template")
+    for pid in [template_of(service), *service.living()]:
+        os.kill(pid, signal.SIGKILL)
+    service.wait_log("died: killed by SIGKILL", times=2)
+    after = service.wait_settled(2)
+    assert {parent_of(pid) for pid in after} == {template_of(service)}
+    assert service.count("The template has ended and is loaded again") == 1
+    assert "could not be started" not in service.log()
+
+
 def test_nothing_is_left_when_the_service_stops(service: Service) -> None:
     service.start(workers=2, start="template")
     processes = [template_of(service), *service.living()]

@@ -136,11 +136,49 @@ def test_a_killed_new_proxy_is_a_failed_upgrade_before_and_the_end_after_it_is_r
     begin_upgrade(service)
     os.kill(service.new_proxies()[0], signal.SIGKILL)
     service.wait_log("failed: process")
+    service.wait(lambda: not alive(service.ever_started()[-1]), "end of the new worker")
     service.set_mode("")
     new = upgrade(service)
     os.kill(new, signal.SIGKILL)
     assert service.wait_exit() == 128 + signal.SIGKILL
     service.wait(lambda: not service.living(), "end of the workers, as when no upgrade was")
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_new_proxy_that_dies_while_old_requests_go_on_ends_all(
+    service: Service, before: int
+) -> None:
+    """Whoever watches the first process can start it again; nobody would serve until then.
+
+    The first process knows how the last one has ended, also if another one had started that.
+    """
+    service.start(workers=1, timeout_graceful_shutdown=1)
+    for _ in range(before):
+        upgrade(service)
+    service.begin("/stream/600")
+    service.signal(signal.SIGUSR2)
+    service.wait(lambda: len(service.new_proxies()) > before, "new proxy")
+    new = service.new_proxies()[-1]
+    service.wait(lambda: supervisor_of(service) == new, "status of the new proxy")
+    os.kill(new, signal.SIGKILL)
+    assert service.wait_exit() == 128 + signal.SIGKILL
+    assert service.count(f"serves no more: process {new} killed by SIGKILL") == 1
+    service.wait(lambda: not service.living(), "end of all workers")
+
+
+def test_a_new_proxy_that_dies_before_it_takes_over_cuts_no_request(service: Service) -> None:
+    """One of its workers serves already, from the sockets that all share."""
+    service.start(workers=2)
+    service.set_mode("one-slow")
+    service.signal(signal.SIGUSR2)
+    service.wait(lambda: len(service.ever_ready()) == 3, "one worker of the new proxy")
+    worker = service.ever_ready()[-1]
+    finish = service.client_of(worker).begin("/stream/20")
+    os.kill(service.new_proxies()[0], signal.SIGKILL)
+    service.wait_log("failed: process")
+    assert finish().endswith("done\n")
+    service.wait(lambda: not alive(worker), "end of the new worker")
+    upgrade(service)
 
 
 def test_signals_to_the_first_process_reach_the_new_proxy_while_old_requests_go_on(

@@ -135,8 +135,14 @@ class TestShare:
     def test_a_connection_counts_from_its_arrival_and_once(
         self, board: Scoreboard, share: Share
     ) -> None:
-        share.arriving |= {object(), *share._state.connections}
+        made: Any = object()
+        share.arriving |= {object(), made}
         share.note()
+        assert board.row(0).connections == 3
+        share._state.connections.add(made)
+        assert board.row(0).connections == 3
+        assert made not in share.arriving
+        share._state.connections.discard(made)
         assert board.row(0).connections == 2
 
     def test_the_others_are_told_of_what_ends_at_once(self, board: Scoreboard) -> None:

@@ -14,9 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 from uvicorn.config import Config
 from uvicorn.lifespan.off import LifespanOff
 
+from litellm_resilience.supervisor import drain
 from litellm_resilience.supervisor.drain import CLOSE_HEADER, TICKS_PER_LOOK, DrainingServer
 from litellm_resilience.supervisor.figures import NOTHING_HELD, Held
 from litellm_resilience.supervisor.link import Link
@@ -341,6 +343,49 @@ async def test_a_drain_waits_for_what_replies_have_left_behind() -> None:
     assert left == [NOTHING_HELD]
 
 
+class Arriving(set[str]):
+    """A handshake that is under way for some looks."""
+
+    def __init__(self, looks: float) -> None:
+        super().__init__({"a connection"})
+        self.looks = looks
+
+    def __len__(self) -> int:
+        self.looks -= 1
+        if self.looks == 0:
+            self.clear()
+        return super().__len__()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_drain_waits_for_connections_that_are_about_to_be_made(
+    mocker: MockerFixture, stopped: bool
+) -> None:
+    mocker.patch.object(drain, "ACCEPT_GRACE", 0.0)
+    server = server_of()
+    server.lifespan = LifespanOff(server.config)
+    server.servers = []
+    server.should_exit = stopped
+    server.arriving = arriving = Arriving(5)
+    await server.shutdown()
+    assert arriving.looks == 0
+
+
+@pytest.mark.parametrize(
+    ("bound", "stopped"), [("HANDSHAKE_GRACE", False), ("STOP_HANDSHAKE_GRACE", True)]
+)
+async def test_a_connection_that_is_never_made_holds_no_drain_up_for_long(
+    mocker: MockerFixture, bound: str, stopped: bool
+) -> None:
+    mocker.patch.object(drain, bound, 0.3)
+    server = server_of()
+    server.lifespan = LifespanOff(server.config)
+    server.servers = []
+    server.should_exit = stopped
+    server.arriving = Arriving(float("inf"))
+    await asyncio.wait_for(server.shutdown(), 5)
+
+
 def test_a_worker_looks_for_tasks_once_a_second_and_always_in_a_drain() -> None:
     server = server_of()
     asked: list[Any] = []
@@ -563,6 +608,7 @@ def test_a_worker_asked_to_end_before_its_first_turn_is_told_at_that_turn() -> N
             balanced=False,
         )
     )
+    assert server.arriving is server._share.arriving
     server.started = True
     server.handle_exit(signal.SIGTERM, None)
     assert not server.should_exit

@@ -100,6 +100,25 @@ def test_an_orphan_of_nobody_is_reaped_and_an_own_child_is_not(
     assert os.waitstatus_to_exitcode(os.waitpid(own.pid, 0)[1]) == -signal.SIGKILL
 
 
+def test_a_process_that_is_left_alone_is_never_reaped_nor_its_group_ended(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    """Whoever waits for it asks how it ended, however late."""
+    watch = Helpers()
+    grown = start("setsid", "sh", "-c", "trap '' TERM; sleep 600 & echo $!; exec sleep 600")
+    assert grown.stdout is not None
+    member = int(grown.stdout.readline())
+    watch.leave(grown.pid)
+    watch.look(NOW, {2**22 + 1: "worker 1"})
+    grown.kill()
+    os.waitid(os.P_PID, grown.pid, os.WEXITED | os.WNOWAIT)
+    for later in range(4):
+        assert watch.look(NOW + later * helpers.UNCLAIMED, {}) == []
+    assert os.waitstatus_to_exitcode(os.waitpid(grown.pid, 0)[1]) == -signal.SIGKILL
+    os.kill(member, signal.SIGKILL)
+    os.waitpid(member, 0)
+
+
 def test_what_was_seen_below_a_worker_ends_with_it(
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:

@@ -20,11 +20,14 @@ from uvicorn.config import Config
 from litellm_resilience.session.keeper import Counters
 from litellm_resilience.supervisor import commands, loop, policy
 from litellm_resilience.supervisor.journal import Journal
+from litellm_resilience.supervisor.launch import NotYetError
 from litellm_resilience.supervisor.limits import Recycling
 from litellm_resilience.supervisor.link import Said
 from litellm_resilience.supervisor.loop import Plan, Supervisor
 from litellm_resilience.supervisor.policy import Settings, WorkerState
+from litellm_resilience.supervisor.restarts import SHORT_PAUSE
 from litellm_resilience.supervisor.scoreboard import Scoreboard
+from litellm_resilience.supervisor.upgrade import Upgrade
 
 
 class FakeProcess:
@@ -180,6 +183,45 @@ def test_a_refused_start_is_tried_again_later(
     now = 4.0
     supervisor._step()
     assert len(launcher.started) == 3
+
+
+def test_one_refusal_in_a_round_of_starts_is_one_failure(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    supervisor = make(2, clock=lambda: now)
+    become_ready(supervisor, launcher)
+    launcher.refusals = [OSError("no more processes")] * 2
+    for worker in list(launcher.started):
+        worker.ends(1)
+    supervisor._step()
+    assert caplog.text.count("could not be started") == 1
+    now = 1.0
+    supervisor._step()
+    assert caplog.text.count("next attempt in 2 s") == 1
+    now = 3.0
+    supervisor._step()
+    assert len(launcher.started) == 4
+
+
+def test_workers_that_must_wait_for_their_template_have_not_failed(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    supervisor = make(2, clock=lambda: now)
+    become_ready(supervisor, launcher)
+    for worker in list(launcher.started):
+        worker.ends(1)
+    launcher.refusals = [NotYetError()] * 20
+    while launcher.refusals:
+        supervisor._step()
+        now += SHORT_PAUSE
+    supervisor._step()
+    assert len(launcher.started) == 4
+    assert now == 20 * SHORT_PAUSE
+    assert supervisor._board.totals.boot_failures == 0
+    assert caplog.text.count("loaded again") == 1
+    assert "could not be started" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -347,6 +389,26 @@ def test_a_death_says_how_many_records_are_lost_with_it(
     supervisor._step()
     assert any(line in record.getMessage() for record in caplog.records)
     assert supervisor._board.lost_records() == {"box": held}
+
+
+def test_no_worker_is_replaced_for_the_memory_that_two_proxies_need(
+    make: Callable[..., Supervisor], launcher: FakeLauncher, mocker: MockerFixture
+) -> None:
+    supervisor = make(1)
+    become_ready(supervisor, launcher)
+    (worker,) = supervisor._workers
+    found = worker, "holds too much"
+    supervisor._group = mocker.Mock(short=True, look=mocker.Mock(return_value=found))
+    under_way = mocker.patch.object(
+        Upgrade, "under_way", new_callable=mocker.PropertyMock, return_value=True
+    )
+    supervisor._step()
+    assert worker.due is None
+    assert not supervisor._board.totals.memory_is_short
+    under_way.return_value = False
+    supervisor._step()
+    assert worker.due is policy.Due.MEMORY
+    assert supervisor._board.totals.memory_is_short
 
 
 def told(supervisor: Supervisor, *words: str, now: float = 1.0) -> dict[str, Any]:

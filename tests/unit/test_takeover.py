@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
 from pytest_mock import MockerFixture
 
 from litellm_resilience.status.succession import Succession
-from litellm_resilience.supervisor import takeover, upgrade, waiting
+from litellm_resilience.supervisor import helpers, takeover, upgrade, waiting
 from litellm_resilience.supervisor.loop import Service
 from litellm_resilience.supervisor.policy import WorkerState
 from litellm_resilience.supervisor.scoreboard import Scoreboard
@@ -96,6 +98,118 @@ def test_descriptors_that_were_not_given_end_the_command_with_2(value: str) -> N
 def test_nobody_but_the_command_can_be_upgraded() -> None:
     with socket.socket() as listener, pytest.raises(UpgradeError, match="not started as"):
         Upgrade(1, 1, print).start(0.0, [listener], None)
+
+
+@pytest.fixture
+def begun(mocker: MockerFixture) -> Iterator[Callable[..., Upgrade]]:
+    """Begin upgrades to a piece of code."""
+    begun: list[Upgrade] = []
+
+    def begin(code: str, failed: Callable[[str], None] = print) -> Upgrade:
+        origin = Origin(("python", "-c", code), dict(os.environ), None, None)
+        mocker.patch.object(takeover, "_origin", origin)
+        begun.append(Upgrade(10.0, 5.0, failed))
+        with socket.socket() as listener:
+            begun[-1].start(0.0, [listener], None)
+        return begun[-1]
+
+    yield begin
+    for it in begun:
+        it.kill()
+        for pid in it.heirs():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        it.close()
+
+
+def test_nothing_is_heard_of_a_new_proxy_that_has_taken_over(
+    begun: Callable[..., Upgrade],
+) -> None:
+    """Its end would be heard at each look, for as long as requests are still answered here."""
+    it = begun("pass")
+    pid = it.pid
+    assert pid is not None
+    it.hand_over()
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert not it.look(1.0)
+    assert wait(it.waitables, 0) == []
+
+
+def test_the_end_of_an_upgrade_leaves_the_status_of_who_has_taken_over_to_the_first_process(
+    mocker: MockerFixture,
+) -> None:
+    origin = Origin(("python", "-c", "raise SystemExit(7)"), dict(os.environ), None, None)
+    mocker.patch.object(takeover, "_origin", origin)
+    it = Upgrade(10.0, 5.0, print)
+    with socket.socket() as listener:
+        it.start(0.0, [listener], None)
+    it.hand_over()
+    (pid,) = it.heirs()
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    it.close()
+    del it
+    gc.collect()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("pass", None),
+        ("raise SystemExit(7)", "exited with status 7"),
+        (f"import os; os.kill(os.getpid(), {signal.SIGABRT})", "killed by SIGABRT"),
+    ],
+)
+def test_a_new_proxy_that_has_taken_over_fails_if_its_status_is_not_0(
+    begun: Callable[..., Upgrade], tmp_path: Path, code: str, how: str | None
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    it = begun(f"open({str(gate)!r}).read(); {code}")
+    it.hand_over()
+    (pid,) = it.heirs()
+    assert it.heir_failure() is None
+    gate.write_text("")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert it.heir_failure() == (how and f"process {pid} {how}")
+
+
+WORKER = """
+import os, pathlib, signal, time
+folder = pathlib.Path({folder!r})
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, lambda *_: (folder / "asked").touch())
+    (folder / "serves").touch()
+    while not (folder / "answered").exists():
+        time.sleep(0.01)
+    os._exit(0)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_workers_of_a_new_proxy_that_has_died_may_answer_what_they_have(
+    begun: Callable[..., Upgrade], tmp_path: Path, answers: bool
+) -> None:
+    failed: list[str] = []
+    it = begun(WORKER.format(folder=str(tmp_path)), failed.append)
+    pid = it.pid
+    assert pid is not None
+    wait_until((tmp_path / "serves").exists)
+    (worker,) = helpers.group(pid)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not it.look(1.0) and (tmp_path / "asked").exists())
+    assert failed == [f"process {pid} killed by SIGKILL, likely out of memory"]
+    with socket.socket() as listener, pytest.raises(UpgradeError, match=f"already: process {pid}"):
+        it.start(5.9, [listener], None)
+    assert not it.look(5.9)
+    assert it.under_way
+    assert [other.pid for other in helpers.group(pid)] == [worker.pid]
+    if answers:
+        (tmp_path / "answered").touch()
+    wait_until(lambda: not it.look(5.9 if answers else 6.0) and not it.under_way)
+    wait_until(lambda: helpers.group(pid) == [])
+    assert len(failed) == 1
 
 
 @pytest.mark.parametrize("stubborn", [False, True])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import traceback
 from collections import Counter
 from dataclasses import dataclass
@@ -66,19 +65,19 @@ class Flush:
     def __init__(self, log: logging.Logger) -> None:
         self.work = Work()
         self._log = log
-        self._sources: list[Callable[[], Iterable[Sink]]] = []
+        self._sources: list[Callable[[], list[Sink]]] = []
         self._lost: Counter[str] = Counter()
         self._why: dict[str, str] = {}
 
     def add(self, source: Callable[[], Iterable[Sink]]) -> None:
         """Add a function that returns the sinks of now; sinks may come and go."""
-        self._sources.append(source)
+        self._sources.append(lambda: list(source()))
 
     def sinks(self) -> list[Sink]:
         """Return the sinks of now."""
         found: list[Sink] = []
         for source in self._sources:
-            found += _tried(functools.partial(_listed, source), [])
+            found += _tried(source, [])
         return found
 
     def held(self) -> dict[str, int]:
@@ -206,10 +205,6 @@ class Flush:
 def _place(frames: Iterable[FrameType]) -> str:
     """Return where in the code something is, the innermost function last."""
     return " > ".join(frame.f_code.co_name for frame in frames)[-PLACE_LENGTH:]
-
-
-def _listed(source: Callable[[], Iterable[Sink]]) -> list[Sink]:
-    return list(source())
 
 
 def _number(count: Callable[[], int]) -> int:

@@ -126,7 +126,7 @@ class Changes:
 
         self.replace(owner, name, preceded)
 
-    def done(self, undo: Callable[[], None]) -> None:
+    def done(self, undo: Callable[[], object]) -> None:
         """Note something that was done otherwise, and how it is undone."""
 
         def undone() -> None:

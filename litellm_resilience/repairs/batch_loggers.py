@@ -21,6 +21,7 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from litellm_resilience.records.flush import Sink
+from litellm_resilience.records.under_way import UnderWay
 from litellm_resilience.repairs import callbacks
 from litellm_resilience.repairs.base import Outcome, PatchState, require_async
 
@@ -130,19 +131,20 @@ class _Batches:
         self._in_transit: Counter[int] = Counter()
         """How many records are in no queue, being sent or cut off, by the identity of their logger.
         """
-        self._under_way: dict[asyncio.Future[None], tuple[int, int]] = {}
+        self._under_way: UnderWay[tuple[int, int]] = UnderWay()
         """Flushes of loggers' own making: identity of the logger, records when it began."""
         self._prepared: set[type] = set()
 
     def held(self, logger: Any) -> int:
         """Return how many records a logger holds or is sending."""
-        own = (number for owner, number in self._under_way.values() if owner == id(logger))
-        return max(_queued(logger) + self._in_transit[id(logger)], *own, 0)
+        known = [_queued(logger) + self._in_transit[id(logger)]]
+        known += [number for owner, number in self._under_way.all() if owner == id(logger)]
+        return max(known)
 
     async def sent(self, logger: Any) -> None:
         """Wait for what a logger is sending by itself."""
-        while own := [each for each, (owner, _) in self._under_way.items() if owner == id(logger)]:
-            await asyncio.wait(own)
+        while await self._under_way.waited(lambda about: about[0] == id(logger)):
+            pass
 
     def prepare(self, context: Context, kind: type, base: type) -> None:
         """Follow what a class of loggers does in its own way.
@@ -167,17 +169,13 @@ class _Batches:
 
         @functools.wraps(flush)
         async def flushed(logger: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt = asyncio.get_running_loop().create_future()
             before = _queued(logger)
-            self._under_way[attempt] = id(logger), before
-            try:
-                return await flush(logger, *args, **kwargs)
-            except asyncio.CancelledError:
-                self._in_transit[id(logger)] += max(0, before - _queued(logger))
-                raise
-            finally:
-                del self._under_way[attempt]
-                attempt.set_result(None)
+            with self._under_way.attempt((id(logger), before)):
+                try:
+                    return await flush(logger, *args, **kwargs)
+                except asyncio.CancelledError:
+                    self._in_transit[id(logger)] += max(0, before - _queued(logger))
+                    raise
 
         return flushed
 

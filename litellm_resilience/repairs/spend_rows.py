@@ -8,7 +8,6 @@ are LiteLLM's to drop: put back, they would keep all others from being written.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
 import re
@@ -18,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from litellm_resilience.records.under_way import UnderWay
+
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable
 
 MAX_KEPT = 10_000
 """Rows: as many as LiteLLM writes at once."""
@@ -50,7 +51,7 @@ class WrittenRows:
         self._queue = queue
         self._enqueue = enqueue
         self._log = log
-        self._attempts: dict[asyncio.Future[None], list[Any]] = {}
+        self._under_way: UnderWay[list[Any]] = UnderWay()
 
     def kept(self, update: Any) -> Any:
         """Return a job that puts back what it could not write; the database skips duplicates.
@@ -64,7 +65,7 @@ class WrittenRows:
             given = inspect.signature(update).bind(*args, **kwargs).arguments
             client = given["prisma_client"]
             rows = list(given.get("logs_to_process") or getattr(client, self._queue))
-            with self._attempt(rows):
+            with self._under_way.attempt(rows):
                 try:
                     return await update(*args, **kwargs)
                 except BaseException as error:
@@ -79,26 +80,18 @@ class WrittenRows:
 
         @functools.wraps(job)
         async def noted(*args: Any, **kwargs: Any) -> Any:
-            with self._attempt([]):
+            with self._under_way.attempt([]):
                 return await job(*args, **kwargs)
 
         return noted
 
-    @contextlib.contextmanager
-    def _attempt(self, rows: list[Any]) -> Iterator[None]:
-        attempt = asyncio.get_running_loop().create_future()
-        self._attempts[attempt] = rows
-        try:
-            yield
-        finally:
-            del self._attempts[attempt]
-            attempt.set_result(None)
-
     async def _put_back(self, client: Any, rows: list[Any], error: BaseException) -> None:
         queue = getattr(client, self._queue)
         missing = _besides(rows, queue)
+        if not missing:
+            return
         if self._enqueue is not None:
-            if missing and not isinstance(error, asyncio.CancelledError):
+            if not isinstance(error, asyncio.CancelledError):
                 await self._enqueue(client, missing, at_head=True)
             return
         kept = missing[: max(0, MAX_KEPT - len(queue))]
@@ -113,14 +106,11 @@ class WrittenRows:
 
     async def waited(self) -> bool:
         """Wait for what is being written; say whether there was anything."""
-        if not self._attempts:
-            return False
-        await asyncio.wait(self._attempts)
-        return True
+        return await self._under_way.waited()
 
     def number(self, client: Any) -> int:
         """Return how many rows are being written and not in a client's queue."""
-        rows = {id(row): row for attempt in self._attempts.values() for row in attempt}
+        rows = {id(row): row for attempt in self._under_way.all() for row in attempt}
         return len(_besides(rows.values(), getattr(client, self._queue, ())))
 
 

@@ -53,8 +53,8 @@ def providers(context: Context) -> list[Any]:
     for callback in callbacks.known(context):
         own = getattr(callback, "__dict__", {})
         found += own.values()
-        for each in list(own.get(BY_CREDENTIALS, {}).values()):
-            found.append(getattr(each, "provider", each))
+        cached = list(own.get(BY_CREDENTIALS, {}).values())
+        found += [getattr(each, "provider", each) for each in cached]
     return callbacks.distinct(
         each for each in found if callable(getattr(type(each), "force_flush", None))
     )

@@ -151,16 +151,12 @@ def intercept(changes: Changes, supervision: Supervision, host: Host) -> None:
         config = importlib.import_module("uvicorn.config").Config
         changes.replace(config, "bind_socket", lambda _: passed[0])
     stand_ins = Changes()
-
-    def put_back() -> None:
-        stand_ins.undo()
-
     stand_in = functools.partial(
-        _Supervised, supervision, host, put_back=put_back, manager=manager, passed=passed
+        _Supervised, supervision, host, put_back=stand_ins.undo, manager=manager, passed=passed
     )
     stand_ins.replace(main, "Multiprocess", stand_in)
     stand_ins.replace(main, "Server", stand_in)
-    changes.done(put_back)
+    changes.done(stand_ins.undo)
 
 
 class _Supervised:
@@ -176,7 +172,7 @@ class _Supervised:
         target: Any = None,
         sockets: list[socket.socket] | None = None,
         *,
-        put_back: Callable[[], None],
+        put_back: Callable[[], object],
         manager: service_manager.Given,
         passed: list[socket.socket],
     ) -> None:

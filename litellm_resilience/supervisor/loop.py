@@ -606,8 +606,10 @@ class Supervisor:
 
         Whoever knows this process starts it again only then.
         """
+        if self.ending != DRAINING:
+            return
         failure = self._upgrade.heir_failure()
-        if failure is not None and self.ending == DRAINING:
+        if failure is not None:
             self._journal.heir_failed(failure)
             self.stop(now, HEIR_GRACE)
 
@@ -640,9 +642,9 @@ class Supervisor:
         if self.ending == STOPPING:
             return self._stop_deadline - now
         self.ending = STOPPING
+        default = self._plan.settings.drain_timeout if default_grace is None else default_grace
         told = self._config.timeout_graceful_shutdown
-        grace = default_grace if told is None else told
-        left = self._end_within(self._plan.settings.drain_timeout if grace is None else grace, now)
+        left = self._end_within(default if told is None else told, now)
         for worker in self._workers:
             worker.stop()
         return left

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from litellm_resilience.demo.proxy import chat, free_port
-from litellm_resilience.servers.companions import THEIRS, wait_for_port
+from litellm_resilience.servers.companions import THEIRS, is_free
 from tests.support.proxy import ProxyProcess
 
 pytestmark = pytest.mark.any_line
@@ -55,4 +55,4 @@ def test_its_port_passes_to_the_new_proxy(start_proxy: Callable[..., ProxyProces
     assert new
     assert "The upgrade has failed" not in proxy.log_text()
     proxy.stop(SECONDS)
-    assert wait_for_port("127.0.0.1", port, iter((True, False)).__next__)
+    assert is_free("127.0.0.1", port)

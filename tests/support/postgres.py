@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shutil
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from litellm_resilience.demo.lifetime import Started
@@ -59,11 +57,6 @@ class Postgres(Started):
         if os.geteuid() == 0:
             shutil.chown(self._directory, "postgres", "postgres")
         self._run("initdb", "--auth=trust", f"--username={USER}", "--no-sync", f"--pgdata={data}")
-        self._serve()
-        return self
-
-    def _serve(self) -> None:
-        data = self._directory / "data"
         address = ("-p", str(self.port), "-c", f"listen_addresses={self.host}")
         options = ("-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "max_connections=400")
         with (self._directory / "log").open("ab") as log:
@@ -77,17 +70,7 @@ class Postgres(Started):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError((self._directory / "log").read_text())
             time.sleep(0.05)
-
-    @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
-        """Cut all connections and refuse new ones inside this context; what it holds stays."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(START_SECONDS)
-        try:
-            yield
-        finally:
-            self._serve()
+        return self
 
     def stop(self) -> None:
         """End it at once and remove its files."""

@@ -6,8 +6,10 @@ each request.
 `share`: the busiest worker's requests, divided by the mean of all workers. 64 clients that keep
 their connections send some requests each: opened in bursts, one by one, or through nginx, and, once
 all workers were replaced, over the connections they have then.
-`latency`: how long short requests take beside long streams.
-`rate`: requests per second, of ours with and without what makes the load even.
+`latency`: how long short requests take beside long streams. Clients wait for a random time after a
+reply, because users do not go in step.
+`rate`: requests per second, of ours with and without what makes the load even. Two starts of the
+same proxy differ by a few percent, so there are several.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import random
 import signal
 import sys
 from collections import Counter
@@ -61,10 +64,12 @@ STREAM_SECONDS = SHORT_SECONDS + 2.0
 DELAY = 0.02
 """Seconds the provider takes for a short reply."""
 THINK_SECONDS = 0.5
-"""Seconds each of them waits after a reply: two cores are busy enough with the streams."""
+"""Seconds each of them waits after a reply on average: the streams keep two cores busy enough."""
 ROUNDS = 3
-LATENCY_ROUNDS = 10
-RATE_ROUNDS = 24
+LATENCY_ROUNDS = 16
+RATE_STARTS = 4
+RATE_ROUNDS = 8
+"""Per start."""
 RATE_SECONDS = 3.0
 WITHOUT = "without"
 """Ours, but for what is measured here."""
@@ -128,11 +133,17 @@ class Side:
             streams = [client.stream(PLACE, {**BODY, "stream": True}) for client in clients]
             await asyncio.gather(*(anext(stream) for stream in streams))
             reading = [asyncio.create_task(_read(stream)) for stream in streams]
-            report = await self.load(SHORT_CLIENTS, SHORT_SECONDS, THINK_SECONDS)
+            report = await self.load(
+                SHORT_CLIENTS,
+                SHORT_SECONDS,
+                functools.partial(random.expovariate, 1 / THINK_SECONDS),
+            )
             await asyncio.gather(*reading)
         return report
 
-    async def load(self, clients: int, seconds: float, think: float = 0.0) -> LoadReport:
+    async def load(
+        self, clients: int, seconds: float, think: float | Callable[[], float] = 0.0
+    ) -> LoadReport:
         """Send short requests for some time."""
         report = await run_load(
             self.proxy.host,
@@ -189,8 +200,27 @@ async def _read(stream: AsyncGenerator[bytes, None]) -> None:
 
 
 def part(scenario: str) -> dict[str, Any]:
-    """Start the proxies of a scenario, load them in turns and stop them."""
-    names, measure = SCENARIOS[scenario]
+    """Start the proxies of a scenario, load them in turns and stop them, as often as it says."""
+    names, measure, starts = SCENARIOS[scenario]
+    found: Sequence[Comparison | Pooled] = ()
+    problems: list[str] = []
+    for _ in range(starts):
+        further, failures = _started(names, measure)
+        for former, latter in zip(found, further, strict=bool(found)):
+            for column in SIDES:
+                former.rounds[column].extend(latter.rounds[column])  # type: ignore[arg-type]
+        found = found or further
+        problems += failures
+    return {
+        "results": [each.as_json() for each in found],
+        "problems": problems,
+        "processor": Machine.here().processor,
+    }
+
+
+def _started(
+    names: Sequence[str], measure: Measure
+) -> tuple[Sequence[Comparison | Pooled], list[str]]:
     with contextlib.ExitStack() as stack:
         provider = ProviderProcess(
             delay=DELAY,
@@ -208,11 +238,7 @@ def part(scenario: str) -> dict[str, Any]:
         for name, side in sides.items()
         if side.failures
     ]
-    return {
-        "results": [each.as_json() for each in found],
-        "problems": problems,
-        "processor": Machine.here().processor,
-    }
+    return found, problems
 
 
 def _proxy(name: str, provider: ProviderProcess) -> ProxyProcess:
@@ -304,9 +330,9 @@ async def _rate(sides: Mapping[str, Side]) -> Sequence[Comparison | Pooled]:
     return [await _in_turns(sides, RATE_ROUNDS, name, "/s", measure), spent]
 
 
-SCENARIOS: Mapping[str, tuple[Sequence[str], Measure]] = {
-    "share": (SIDES, _shares),
-    "latency": (SIDES, _latency),
-    "rate": ((WITHOUT, "resilient"), _rate),
+SCENARIOS: Mapping[str, tuple[Sequence[str], Measure, int]] = {
+    "share": (SIDES, _shares, 1),
+    "latency": (SIDES, _latency, 1),
+    "rate": ((WITHOUT, "resilient"), _rate, RATE_STARTS),
 }
-"""The sides, and what is measured."""
+"""The sides, what is measured, and in how many starts."""

@@ -550,7 +550,7 @@ async def run_load(
     clients: int,
     seconds: float,
     max_requests: int | None = None,
-    think_time: float = 0.0,
+    think_time: float | Callable[[], float] = 0.0,
     body: Mapping[str, Any] | Callable[[int], Mapping[str, Any]],
     headers: Mapping[str, str] | None = None,
     stream: bool = False,
@@ -571,7 +571,8 @@ async def run_load(
         clients: number of clients.
         seconds: length of the load.
         max_requests: upper limit over all clients.
-        think_time: seconds a client waits after each reply.
+        think_time: seconds a client waits after each reply, or a function that returns them, so
+            that clients do not go in step.
         body: JSON body, or a function from the number of the request (from 0) to its body. With
             `stream`, ``"stream": true`` is added.
         headers: header fields sent with every request.
@@ -600,7 +601,8 @@ async def run_load(
                 if on_result is not None:
                     on_result(record)
                 backoff = CONNECT_BACKOFF if record.failure == "connect_refused" else 0.0
-                await load.pause(max(backoff, think_time))
+                thinking = think_time() if callable(think_time) else think_time
+                await load.pause(max(backoff, thinking))
         load.report.connections_opened += client.connections_opened
         load.report.idle_closes += client.idle_closes
 

@@ -1,8 +1,9 @@
 """Workers take connections by share, from listening sockets that all of them have.
 
-An event loop takes all that waits when it wakes. Here a worker takes one connection after the
-other, and only while none of the others has less to do, or as much and took its last one earlier;
-otherwise it leaves what waits to them for a few milliseconds.
+An event loop takes all that waits when it wakes. Here a worker takes at once what makes it level
+with the others, counting what they will get of the rest. Of what is left then it takes one
+connection after the other, and only while none of the others has less to do, or as much and took
+its last one earlier; otherwise it leaves what waits to them for a few milliseconds.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import select
+import socket
+import struct
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from uvicorn.server import ServerState
@@ -46,6 +50,9 @@ SURPLUS_TICKS = 5
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 RETRY_SECONDS = 1.0
 """A worker that has no file descriptor left takes nothing for so long."""
+TCP_INFO = struct.Struct("24xI")
+"""Where Linux says how many connections of a listening socket wait (`linux/tcp.h`): in a field that
+has another meaning, `tcpi_unacked`, for other sockets."""
 
 
 class Turn(NamedTuple):
@@ -68,6 +75,26 @@ def patience(own: Turn, others: Sequence[Turn]) -> float:
         return 0.0
     more = max(own.load - first.load, 1)
     return min(MOST_PATIENCE, PATIENCE * (more / WEIGHT) ** 2)
+
+
+def at_once(waiting: int, own: int, others: Iterable[int]) -> int:
+    """Return how many waiting connections make a worker level with the others.
+
+    What is left over if the connections cannot be divided evenly is not among them.
+
+    Args:
+        waiting: how many connections wait.
+        own: load of this worker.
+        others: of the others that could take them.
+    """
+    total = float(WEIGHT * waiting)
+    level = math.inf
+    for number, load in enumerate(sorted((own, *others)), 1):
+        if load >= level:
+            break
+        total += load
+        level = total / number
+    return max(0, int((level - own) / WEIGHT))
 
 
 def turn(row: Row) -> Turn:
@@ -165,6 +192,11 @@ class Share:
         self.note()
         return patience(turn(self._row), [turn(row) for row in self._able()])
 
+    def at_once(self, waiting: int) -> int:
+        """Return how many of the waiting connections are this worker's for certain."""
+        self.note()
+        return at_once(waiting, self._row.load, [row.load for row in self._able()])
+
     def took(self) -> None:
         """Tell the others that this worker has taken a connection."""
         self._row.taken_at = time.monotonic()
@@ -251,18 +283,38 @@ class Acceptor:
     def _offered(self) -> None:
         """Take what waits, as far as it is this worker's share."""
         now = self._loop.time()
-        while True:
-            wanted = self._share.patience()
-            if wanted:
-                self._left_since = self._left_since or now
-                left = self._left_since + wanted - now
-                if left > 0:
-                    self._loop.remove_reader(self._listener)
-                    self._timer = self._loop.call_later(min(left, STEP), self._look_again)
+        waiting = self._number_waiting() or 1
+        while waiting:
+            number = self._share.at_once(waiting)
+            if not number:
+                wanted = self._share.patience()
+                if wanted and self._leave(now, wanted):
                     return
+                number = 1
             self._left_since = None
-            if not self._take():
+            if not all(self._take() for _ in range(number)):
                 return
+            waiting = self._number_waiting()
+
+    def _number_waiting(self) -> int:
+        """Return how many connections wait, or 1 where the system does not say it."""
+        if sys.platform != "linux" or self._listener.family == socket.AF_UNIX:
+            return 1
+        try:
+            info = self._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+            return int(TCP_INFO.unpack(info)[0])
+        except (OSError, struct.error):
+            return 1
+
+    def _leave(self, now: float, wanted: float) -> bool:
+        """Leave what waits to the others for a moment; False if they have had their time."""
+        self._left_since = self._left_since or now
+        left = self._left_since + wanted - now
+        if left <= 0:
+            return False
+        self._loop.remove_reader(self._listener)
+        self._timer = self._loop.call_later(min(left, STEP), self._look_again)
+        return True
 
     def _look_again(self) -> None:
         self._timer = None

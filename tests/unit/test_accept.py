@@ -8,6 +8,7 @@ import errno
 import multiprocessing
 import socket
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from litellm_resilience.supervisor.accept import (
     Acceptor,
     Share,
     Turn,
+    at_once,
     by_share,
     patience,
     surplus,
@@ -71,6 +73,45 @@ class TestPatience:
     def test_one_of_the_workers_takes_it_at_once(self, turns: list[Turn]) -> None:
         waits = [patience(own, turns[:i] + turns[i + 1 :]) for i, own in enumerate(turns)]
         assert min(waits) == 0
+
+
+LOADS = st.lists(st.integers(0, 40), min_size=1, max_size=8)
+
+
+class TestAtOnce:
+    def test_a_worker_alone_takes_all(self) -> None:
+        assert at_once(7, 1000, []) == 7
+
+    @pytest.mark.parametrize(
+        ("waiting", "own", "others", "number"),
+        [
+            (64, 0, [0, 0, 0], 16),
+            (48, 16 * WEIGHT, [0, 0, 0], 0),
+            (64, 0, [1000, 0], 32),
+            (10, 2 * WEIGHT, [0, 0], 2),
+            (3, 0, [0, 0, 0], 0),
+        ],
+    )
+    def test_it_is_what_makes_all_level(
+        self, waiting: int, own: int, others: list[int], number: int
+    ) -> None:
+        assert at_once(waiting, own, others) == number
+
+    @given(st.integers(0, 100), LOADS)
+    def test_together_they_take_no_more_than_waits_and_leave_less_than_one_each(
+        self, waiting: int, loads: list[int]
+    ) -> None:
+        taken = [at_once(waiting, own, loads[:i] + loads[i + 1 :]) for i, own in enumerate(loads)]
+        assert waiting - len(loads) < sum(taken) <= waiting
+
+    @given(st.integers(0, 100), LOADS)
+    def test_nobody_gets_ahead_of_another(self, waiting: int, loads: list[int]) -> None:
+        own, *others = loads
+        number = at_once(waiting, own, others)
+        rest = WEIGHT * (waiting - number)
+        if number and others:
+            least = min(others)
+            assert own + WEIGHT * number <= least + rest
 
 
 class TestShare:
@@ -249,6 +290,12 @@ class Turns:
         self.asked = 0
         self.took_how_many = 0
         self.accepting = False
+        self.waiting: list[int] = []
+        self.number = 0
+
+    def at_once(self, waiting: int) -> int:
+        self.waiting.append(waiting)
+        return self.number
 
     def patience(self) -> float:
         self.asked += 1
@@ -324,6 +371,79 @@ class TestAcceptor:
             connect()
         await until(lambda: len(worker.taken) == 3)
         assert worker.turns.took_how_many == 3
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many wait")
+    async def test_it_knows_how_many_wait(
+        self, worker: Worker, connect: Callable[[], object]
+    ) -> None:
+        for _ in range(5):
+            connect()
+        await until(lambda: len(worker.taken) == 5)
+        assert worker.turns.waiting == [5, 4, 3, 2, 1]
+
+    async def test_what_is_its_own_for_certain_is_taken_without_waiting_for_others(
+        self, worker: Worker, connect: Callable[[], object]
+    ) -> None:
+        worker.turns.seconds = 1000.0
+        worker.turns.number = 2
+        for _ in range(4):
+            connect()
+        await until(lambda: len(worker.taken) == 4)
+        assert worker.turns.asked == 0
+
+    async def test_workers_share_a_burst(
+        self, listener: Listener, connect: Callable[[], object]
+    ) -> None:
+        board = Scoreboard.create(multiprocessing.get_context("fork"), 4)
+        slots = [board.claim() for _ in range(4)]
+        for slot in slots:
+            board.row(slot).accepting = 1
+        taken = [0] * 4
+        sockets: list[socket.socket] = []
+
+        def worker(slot: int) -> Acceptor:
+            state: Any = ServerState()
+            share = Share(board, slot, state)
+            share.look()
+
+            def take(connection: socket.socket) -> None:
+                sockets.append(connection)
+                taken[slot] += 1
+                state.connections.add(connection)
+
+            own = listener.dup()
+            sockets.append(own)
+            return Acceptor(own, take, share)
+
+        listener.listen(64)
+        for _ in range(64):
+            connect()
+        acceptors = [worker(slot) for slot in slots]
+        for acceptor in acceptors:
+            acceptor.start(64)
+        await until(lambda: sum(taken) == 64)
+        for acceptor in acceptors:
+            acceptor.close()
+        for connection in sockets:
+            connection.close()
+        assert taken == [16] * 4
+
+    async def test_where_the_system_does_not_tell_how_many_wait_each_is_taken(
+        self, worker: Worker, connect: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        for _ in range(3):
+            connect()
+        await until(lambda: len(worker.taken) == 3)
+        assert set(worker.turns.waiting) == {1}
+
+    async def test_one_is_taken_even_if_the_system_says_that_none_waits(
+        self, worker: Worker, connect: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        says_none = SimpleNamespace(size=accept.TCP_INFO.size, unpack=lambda _: (0,))
+        monkeypatch.setattr(accept, "TCP_INFO", says_none)
+        connect()
+        await until(lambda: worker.taken)
 
     async def test_what_is_left_to_others_is_taken_by_them(
         self, listener: Listener, worker: Worker, connect: Callable[[], object]

@@ -295,3 +295,19 @@ def test_a_module_that_is_imported_later_is_named_too(
     held_in = {entry.type.rpartition(".")[2]: entry.held_in for entry in found.entries[:3]}
     assert held_in["list"] == "late.kept"
     assert held_in["Request"] == "late.held"
+
+
+def test_a_worker_does_not_gather_garbage_in_proportion_to_what_is_frozen() -> None:
+    thresholds = gc.get_threshold()
+    frozen = [[] for _ in range(600_000)]  # type: ignore[var-annotated]
+    gc.set_threshold(700, 10, 10)
+    try:
+        share_memory()
+        before = gc.get_stats()[2]["collections"]
+        kept = [[] for _ in range(100_000)]  # type: ignore[var-annotated]
+        assert gc.get_stats()[2]["collections"] > before
+        del kept
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        del frozen

@@ -58,7 +58,7 @@ REQUESTS = 4
 STREAMS = 16
 SHORT_CLIENTS = 16
 """Clients that send short requests beside the streams."""
-SHORT_SECONDS = 12.0
+SHORT_SECONDS = 8.0
 CHUNKS_PER_SECOND = 50
 STREAM_SECONDS = SHORT_SECONDS + 2.0
 DELAY = 0.02
@@ -66,7 +66,7 @@ DELAY = 0.02
 THINK_SECONDS = 0.5
 """Seconds each of them waits after a reply on average: the streams keep two cores busy enough."""
 ROUNDS = 3
-LATENCY_ROUNDS = 16
+LATENCY_ROUNDS = 32
 RATE_STARTS = 4
 RATE_ROUNDS = 8
 """Per start."""

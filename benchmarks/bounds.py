@@ -39,7 +39,7 @@ DELAY = 0.02
 MEGABYTE = 1 << 20
 GROUP_MEGABYTES = {"plain": 2600, "resilient": 1200}
 """The limits: two workers of plain LiteLLM 1.106.2 hold 2 GB before the first request."""
-LEAKING_REQUESTS = 5000
+LEAKING_REQUESTS = 8000
 LEAKING_SECONDS = 240.0
 """The bound of that load if it has not ended by then."""
 LIMIT = ("--max_requests_before_restart", "20")

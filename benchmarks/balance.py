@@ -202,14 +202,11 @@ async def _read(stream: AsyncGenerator[bytes, None]) -> None:
 def part(scenario: str) -> dict[str, Any]:
     """Start the proxies of a scenario, load them in turns and stop them, as often as it says."""
     names, measure, starts = SCENARIOS[scenario]
-    found: Sequence[Comparison | Pooled] = ()
-    problems: list[str] = []
-    for _ in range(starts):
-        further, failures = _started(names, measure)
-        for former, latter in zip(found, further, strict=bool(found)):
+    (found, problems), *repeated = (_started(names, measure) for _ in range(starts))
+    for again, failures in repeated:
+        for former, latter in zip(found, again, strict=True):
             for column in SIDES:
                 former.rounds[column].extend(latter.rounds[column])  # type: ignore[arg-type]
-        found = found or further
         problems += failures
     return {
         "results": [each.as_json() for each in found],

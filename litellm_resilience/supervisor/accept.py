@@ -167,7 +167,7 @@ class Share:
         self._state = state
         self._others: list[Row] = []
         self._ticks_of_surplus = 0
-        self.arriving: set[Any] = set()
+        self.arriving = Watched((), self.note)
         """Protocols whose connection was accepted and is not made yet; no others."""
         state.connections = Watched(state.connections, self.note, self.arriving)
         state.tasks = Watched(state.tasks, self.note)
@@ -189,12 +189,10 @@ class Share:
 
     def patience(self) -> float:
         """Return for how many seconds a waiting connection is left to others now."""
-        self.note()
         return patience(turn(self._row), [turn(row) for row in self._able()])
 
     def at_once(self, waiting: int) -> int:
         """Return how many of the waiting connections are this worker's for certain."""
-        self.note()
         return at_once(waiting, self._row.load, [row.load for row in self._able()])
 
     def took(self) -> None:

@@ -186,6 +186,14 @@ class TestShare:
         share._state.connections.discard(made)
         assert board.row(0).connections == 2
 
+    def test_the_others_are_told_of_an_arrival_at_once(
+        self, board: Scoreboard, share: Share
+    ) -> None:
+        share.arriving.add("connection")
+        assert (board.row(0).connections, board.row(0).load) == (2, 2 * WEIGHT)
+        share.arriving.discard("connection")
+        assert (board.row(0).connections, board.row(0).load) == (1, WEIGHT)
+
     def test_the_others_are_told_of_what_ends_at_once(self, board: Scoreboard) -> None:
         state: Any = ServerState()
         Share(board, board.claim(), state)
